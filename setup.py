@@ -1,0 +1,5 @@
+"""The build; everything declarative is in setup.cfg."""
+
+from setuptools import setup
+
+setup()
