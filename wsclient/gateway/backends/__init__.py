@@ -62,7 +62,9 @@ class BackendError(Exception):
         retry_after: seconds after which another try can make sense.
     """
 
-    def __init__(self, message: str, code: ErrorCode = ErrorCode.SERVER_ERROR, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, code: ErrorCode = ErrorCode.SERVER_ERROR, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
