@@ -1,0 +1,336 @@
+"""WebSocket frames (RFC 6455 section 5) cut out of a byte stream in bulk, for both ends of a connection.
+
+`FrameParser.feed` takes whatever one read of the socket gave and returns all text messages that are complete now, in
+order. Client mode expects unmasked frames, server mode masked ones. Nothing here raises: a peer that breaks the rules
+is described in `violation`, with the close code to answer it, and the messages before that are still returned.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "CONTINUATION",
+    "PING",
+    "PONG",
+    "TEXT",
+    "CloseFrame",
+    "ControlFrame",
+    "FrameParser",
+    "Violation",
+    "close_payload",
+    "encode_frame",
+    "encode_texts",
+    "mask_payload",
+]
+
+CONTINUATION = 0x0
+TEXT = 0x1
+BINARY = 0x2
+CLOSE = 0x8
+PING = 0x9
+PONG = 0xA
+
+_FINAL_TEXT = 0x80 | TEXT
+_MASKED = 0x80
+_MAX_CONTROL_PAYLOAD = 125
+
+# RFC 6455 section 7.4: 1004 to 1006 and 1015 are never sent, 1016 to 2999 are not assigned.
+_SENDABLE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
+
+
+@attrs.frozen(slots=True)
+class ControlFrame:
+    """A ping or pong from the peer; `opcode` is `PING` or `PONG`."""
+
+    opcode: int
+    payload: bytes
+
+
+@attrs.frozen(slots=True)
+class CloseFrame:
+    """The peer's close frame; `code` is 1005 when it carried none (RFC 6455 section 7.1.5)."""
+
+    code: int
+    reason: str
+
+
+@attrs.frozen(slots=True)
+class Violation:
+    """How the peer broke RFC 6455, and the close code that answers it."""
+
+    code: int
+    reason: str
+
+
+class FrameParser:
+    """Cut one connection's incoming bytes into text messages.
+
+    Args:
+        masked: `True` on the server, whose peers must mask every frame; `False` on the client, whose peer must not
+            (RFC 6455 section 5.1).
+        max_message_size: bytes that one message may have, all its fragments together.
+
+    Attributes:
+        controls: pings and pongs that came in, in order; the caller takes them out.
+        close: the peer's close frame, once there; nothing after it is parsed.
+        violation: how the peer broke the rules, once it did; nothing after it is parsed.
+    """
+
+    __slots__ = (
+        "_fragments",
+        "_masked",
+        "_missing",
+        "_parts",
+        "_tail",
+        "close",
+        "controls",
+        "max_message_size",
+        "violation",
+    )
+
+    def __init__(self, *, masked: bool, max_message_size: int) -> None:
+        self._masked = masked
+        self.max_message_size = max_message_size
+        self.controls: list[ControlFrame] = []
+        self.close: CloseFrame | None = None
+        self.violation: Violation | None = None
+        # What the last read left over: `_tail` is the start of a frame whose header is incomplete; `_parts` are the
+        # chunks of a frame whose payload still misses `_missing` bytes. Chunks are joined once: appending to one
+        # bytes object took 7.9 s for a 16 MiB message at 16 KiB a read, joining takes 34 ms.
+        self._tail = b""
+        self._parts: list[bytes] = []
+        self._missing = 0
+        self._fragments: bytearray | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more will be parsed: the peer closed, or broke the rules."""
+        return self.close is not None or self.violation is not None
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the next bytes of the stream.
+
+        Args:
+            data: what one read of the socket gave; any cut position is fine.
+
+        Returns:
+            The payloads of all text messages complete now, in order, each valid UTF-8.
+        """
+        if self.is_done:
+            return []
+        if self._missing:
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(self._parts)
+            self._parts = []
+            self._missing = 0
+        elif self._tail:
+            data = self._tail + data
+            self._tail = b""
+        texts: list[bytes] = []
+        position = 0
+        while position >= 0 and not self.is_done:
+            if not self._masked and self._fragments is None:
+                position = self._cut_plain_texts(data, position, texts)
+            position = self._cut_frame(data, position, texts)
+        return self._valid_utf8(texts)
+
+    def _cut_plain_texts(self, data: bytes, position: int, texts: list[bytes]) -> int:
+        # The hot loop: unfragmented, unmasked text frames below 64 KiB, that is, practically all a gateway sends.
+        # It stops at anything else, and `_cut_frame` decides what that is.
+        length = len(data)
+        limit = self.max_message_size
+        append = texts.append
+        while position + 4 <= length and data[position] == _FINAL_TEXT:
+            size = data[position + 1]
+            if size < 126:
+                start = position + 2
+            elif size == 126:
+                size = data[position + 2] << 8 | data[position + 3]
+                if size < 126:
+                    break
+                start = position + 4
+            else:
+                break
+            end = start + size
+            if end > length or size > limit:
+                break
+            append(data[start:end])
+            position = end
+        return position
+
+    def _cut_frame(self, data: bytes, position: int, texts: list[bytes]) -> int:
+        """Cut one frame of any kind; return the position after it, or -1 when the rest is kept for later."""
+        available = len(data) - position
+        if available < 2:
+            self._tail = data[position:]
+            return -1
+        first, second = data[position], data[position + 1]
+        size = second & 0x7F
+        header = 2 + (2 if size == 126 else 8 if size == 127 else 0)
+        if not self._check_header(first, second, size):
+            return -1
+        if available < header:
+            self._tail = data[position:]
+            return -1
+        if size >= 126:
+            extended = size
+            size = int.from_bytes(data[position + 2 : position + header], "big")
+            if not self._check_extended_size(extended, size):
+                return -1
+        if not self._check_message_size(first & 0x0F, size):
+            return -1
+        if self._masked:
+            header += 4
+        start, end = position + header, position + header + size
+        if end > len(data):
+            # A size that passed the limit; from here on chunks are only collected, never copied again.
+            self._parts = [data[position:] if position else data]
+            self._missing = end - len(data)
+            return -1
+        payload = data[start:end]
+        if self._masked:
+            payload = mask_payload(data[start - 4 : start], payload)
+        self._take_frame(first, payload, texts)
+        return end
+
+    def _check_header(self, first: int, second: int, size: int) -> bool:
+        opcode = first & 0x0F
+        if first & 0x70:
+            # RFC 6455 section 5.2: reserved bits belong to extensions, and none is ever negotiated here.
+            return self._fail(1002, "reserved bits are set")
+        if opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
+            return self._fail(1002, f"unknown opcode {opcode}")
+        if bool(second & _MASKED) != self._masked:
+            return self._fail(1002, "frame is not masked" if self._masked else "frame is masked")
+        if opcode & 0x08:
+            if not first & 0x80:
+                return self._fail(1002, "control frame is fragmented")
+            if size > _MAX_CONTROL_PAYLOAD:
+                return self._fail(1002, "control frame is longer than 125 bytes")
+        elif opcode == CONTINUATION and self._fragments is None:
+            return self._fail(1002, "continuation frame without a message")
+        elif opcode != CONTINUATION and self._fragments is not None:
+            return self._fail(1002, "new message inside a fragmented one")
+        elif opcode == BINARY:
+            return self._fail(1003, "binary messages are not part of the protocol")
+        return True
+
+    def _check_extended_size(self, field: int, size: int) -> bool:
+        # RFC 6455 section 5.2: the shortest encoding, and the highest bit of the long one is zero.
+        if size < 126 or (field == 127 and size < 65536):
+            return self._fail(1002, "frame length is not encoded in the shortest way")
+        if size >> 63:
+            return self._fail(1002, "frame length is negative")
+        return True
+
+    def _check_message_size(self, opcode: int, size: int) -> bool:
+        if opcode & 0x08:
+            return True
+        whole = size + (len(self._fragments) if self._fragments is not None else 0)
+        if whole > self.max_message_size:
+            return self._fail(1009, f"message of {whole} bytes is over the limit of {self.max_message_size}")
+        return True
+
+    def _take_frame(self, first: int, payload: bytes, texts: list[bytes]) -> None:
+        opcode = first & 0x0F
+        if opcode == CLOSE:
+            self._take_close(payload)
+        elif opcode & 0x08:
+            self.controls.append(ControlFrame(opcode, payload))
+        elif first & 0x80 and self._fragments is None:
+            texts.append(payload)
+        else:
+            # One growing buffer, not a list: a million one-byte fragments must not cost a million objects.
+            if self._fragments is None:
+                self._fragments = bytearray()
+            self._fragments += payload
+            if first & 0x80:
+                texts.append(bytes(self._fragments))
+                self._fragments = None
+
+    def _take_close(self, payload: bytes) -> None:
+        if not payload:
+            self.close = CloseFrame(1005, "")
+            return
+        code = int.from_bytes(payload[:2], "big")
+        if len(payload) == 1 or not (code in _SENDABLE_CODES or 3000 <= code <= 4999):
+            self._fail(1002, "invalid close code")
+            return
+        try:
+            self.close = CloseFrame(code, payload[2:].decode())
+        except UnicodeDecodeError:
+            self._fail(1007, "close reason is not valid UTF-8")
+
+    def _valid_utf8(self, texts: list[bytes]) -> list[bytes]:
+        """Return the messages before the first that is not UTF-8 (RFC 6455 section 8.1), all of them as a rule."""
+        try:
+            # All at once; the line break keeps two halves of one character from making a whole.
+            b"\n".join(texts).decode()
+            return texts
+        except UnicodeDecodeError:
+            for index, text in enumerate(texts):
+                try:
+                    text.decode()
+                except UnicodeDecodeError:
+                    # It came before whatever ended the loop, so it is what the peer is told.
+                    self.close = None
+                    self.violation = Violation(1007, "text message is not valid UTF-8")
+                    return texts[:index]
+            raise AssertionError("a text is invalid only when joined") from None
+
+    def _fail(self, code: int, reason: str) -> bool:
+        self.violation = Violation(code, reason)
+        return False
+
+
+def mask_payload(key: bytes, payload: bytes) -> bytes:
+    """Mask or unmask a payload (RFC 6455 section 5.3), as one big-number operation, not byte by byte."""
+    size = len(payload)
+    repeated = (key * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
+
+
+def encode_frame(opcode: int, payload: bytes, mask_key: bytes | None = None) -> bytes:
+    """Encode one unfragmented frame.
+
+    Args:
+        opcode: `TEXT`, `CLOSE`, `PING` or `PONG`.
+        payload: up to 125 bytes for a control frame (RFC 6455 section 5.5).
+        mask_key: four bytes on the client's side, `None` on the server's.
+    """
+    if opcode & 0x08 and len(payload) > _MAX_CONTROL_PAYLOAD:
+        raise ValueError(f"a control frame carries at most 125 bytes (got {len(payload)})")
+    header = _header(0x80 | opcode, len(payload), _MASKED if mask_key is not None else 0)
+    if mask_key is None:
+        return header + payload
+    return header + mask_key + mask_payload(mask_key, payload)
+
+
+def encode_texts(texts: list[str]) -> bytes:
+    """Encode text messages, unmasked, as the bytes of one write (what a server sends)."""
+    chunks: list[bytes] = []
+    for text in texts:
+        payload = text.encode()
+        chunks.append(_header(_FINAL_TEXT, len(payload), 0))
+        chunks.append(payload)
+    return b"".join(chunks)
+
+
+def close_payload(code: int, reason: str = "") -> bytes:
+    """Return the payload of a close frame, the reason cut to fit at a character's end (RFC 6455 section 5.5.1)."""
+    text = reason.encode()[: _MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore")
+    return code.to_bytes(2, "big") + text.encode()
+
+
+def _header(first: int, size: int, mask_bit: int) -> bytes:
+    if size < 126:
+        return bytes((first, mask_bit | size))
+    if size < 65536:
+        return bytes((first, mask_bit | 126)) + size.to_bytes(2, "big")
+    return bytes((first, mask_bit | 127)) + size.to_bytes(8, "big")
