@@ -53,10 +53,13 @@ class Backoff:
         Args:
             retry_after: what the server asked for, in seconds; never waited less than that.
         """
-        delay = self._next * (1 + JITTER * (2 * self._random() - 1))
+        # Near the cap only the upper side is cut, and the range below it is used evenly: clipping would send half of
+        # all clients back at the very same moment.
+        low = self._next * (1 - JITTER)
+        high = min(self._next * (1 + JITTER), self._max_delay)
         self._next = min(self._next * 2, self._max_delay)
         self.attempts += 1
-        self.last_delay = min(delay, self._max_delay)
+        self.last_delay = low + (high - low) * self._random()
         if retry_after is not None:
             self.last_delay = max(self.last_delay, retry_after)
         return self.last_delay
