@@ -59,7 +59,8 @@ class Backoff:
         high = min(self._next * (1 + JITTER), self._max_delay)
         self._next = min(self._next * 2, self._max_delay)
         self.attempts += 1
-        self.last_delay = low + (high - low) * self._random()
+        # Rounding can carry the sum one step over the cap.
+        self.last_delay = min(low + (high - low) * self._random(), high)
         if retry_after is not None:
             self.last_delay = max(self.last_delay, retry_after)
         return self.last_delay

@@ -6,12 +6,15 @@ place of the parsed list. It cannot be forged: when its digits occur anywhere in
 by one, an integer has just one spelling in JSON, and above 2**53 no float equals it.
 
 With the extra `speed` installed the same code decodes with orjson. What orjson refuses is tried again with the standard
-library, so that both accept the same messages (orjson knows no lone surrogates and no integers over 64 bits).
+library, so that both accept the same messages (orjson knows no lone surrogates). Two things differ: orjson returns an
+integer over 64 bits as a float, and takes 1024 levels of nesting where the standard library takes what is left of the
+interpreter's recursion limit.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -72,7 +75,15 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite_float(digits: str) -> float:
+    # 1e999 would become an infinity, which no JSON can carry on and no timer can wait for; orjson refuses it too.
+    number = float(digits)
+    if number in (math.inf, -math.inf):
+        raise ValueError("number is out of range")
+    return number
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float)
 
 
 def _strict_loads(payload: bytes) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Iterable
 from json.encoder import encode_basestring_ascii
 from typing import Any, ClassVar, TypeVar
@@ -47,11 +48,19 @@ AbsentType = type(attrs.NOTHING)
 """The type of `attrs.NOTHING`, which stands for a field that is not in the message at all (unlike JSON's null)."""
 
 
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 @functools.cache
 def _wire_name(attribute: str) -> str:
     """Return the JSON name of an attribute: `request_id` is `requestId`."""
     first, *rest = attribute.split("_")
     return first + "".join(word.capitalize() for word in rest)
+
+
+def _or_none(value: float) -> float | None:
+    # Zero is an answer: "try again at once".
+    return None if value is attrs.NOTHING else value
 
 
 @attrs.frozen(kw_only=True)
@@ -74,10 +83,15 @@ class _Message:
         return message
 
     def encode(self, timestamp: int | None = None) -> str:
-        """Return the message as a frame's text. Arguments as `to_wire`."""
+        """Return the message as a frame's text. Arguments as `to_wire`.
+
+        Raises:
+            ValueError: a number is infinite or not a number: the other side would get something that is not JSON, and
+                the original server answers that without an id.
+        """
         # Non-ASCII is escaped: a lone surrogate in a prompt would otherwise become invalid UTF-8, and that takes the
         # original server's whole process down (protocol.md section 2).
-        return json.dumps(self.to_wire(timestamp), separators=(",", ":"))
+        return _encoder.encode(self.to_wire(timestamp))
 
 
 # --- login ------------------------------------------------------------------------------------------------------------
@@ -115,7 +129,7 @@ class AuthResultMessage(_Message):
 
     def to_error(self) -> WSClientError:
         """Return the exception that a refusal stands for (protocol.md section 3)."""
-        return login_error(self.error or "login refused", self.code or "", self.retry_after or None)
+        return login_error(self.error or "login refused", self.code or "", _or_none(self.retry_after))
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -244,7 +258,7 @@ class ErrorMessage(_Message):
             text: what a generation had received before it.
         """
         return request_error(
-            self.error, self.code or "", self.retry_after or None, id=self.id or None, text_so_far=text
+            self.error, self.code or "", _or_none(self.retry_after), id=self.id or None, text_so_far=text
         )
 
     def is_abort(self) -> bool:
@@ -310,6 +324,13 @@ class _Fields:
             raise self.fail(field, what)
         return value
 
+    def want_number(self, field: str, what: str) -> Any:
+        value = self.want(field, (int, float), what)
+        # JSON's integers have no end, and arithmetic with floats raises OverflowError beyond this.
+        if value is not attrs.NOTHING and not -sys.float_info.max <= value <= sys.float_info.max:
+            raise self.fail(field, what)
+        return value
+
 
 def _challenge(fields: _Fields) -> ServerMessage:
     return ChallengeMessage(challenge=fields.need("challenge", str, "text"))
@@ -321,7 +342,7 @@ def _auth_result(fields: _Fields) -> ServerMessage:
         error=fields.want("error", (str,), "text"),
         code=fields.want("code", (str,), "text"),
         remaining_attempts=fields.want("remainingAttempts", (int,), "a whole number"),
-        retry_after=fields.want("retryAfter", (int, float), "seconds"),
+        retry_after=fields.want_number("retryAfter", "seconds"),
         server=fields.want("server", (dict,), "an object"),
         max_message_bytes=fields.want("maxMessageBytes", (int,), "a whole number"),
     )
@@ -346,7 +367,7 @@ def _stream_end(fields: _Fields) -> ServerMessage:
     return StreamEndMessage(
         id=fields.id,
         total_tokens=fields.want("totalTokens", (int,), "a whole number"),
-        elapsed_time=fields.want("elapsedTime", (int, float), "milliseconds"),
+        elapsed_time=fields.want_number("elapsedTime", "milliseconds"),
         is_cancelled=fields.want("isCancelled", (bool,), "true or false"),
         usage=fields.want("usage", (dict,), "an object"),
     )
@@ -370,7 +391,7 @@ def _error(fields: _Fields) -> ServerMessage:
         id=fields.id,
         error=error or "",
         code=fields.want("code", (str,), "text"),
-        retry_after=fields.want("retryAfter", (int, float), "seconds"),
+        retry_after=fields.want_number("retryAfter", "seconds"),
     )
 
 
@@ -391,7 +412,7 @@ def decode_server_message(value: Any) -> ServerMessage:
     """Read a server's message.
 
     Args:
-        value: a parsed frame, any JSON value.
+        value: a parsed frame, any JSON value, or the error that `decode_values` put in its place.
 
     Returns:
         The message; `UnknownMessage` for an object of a type that the protocol does not have.
@@ -417,7 +438,8 @@ def decode_client_message(value: Any) -> ClientMessage:
     """Read a client's message; fields are kept as they are, an absent one is `attrs.NOTHING`.
 
     Args:
-        value: a parsed frame, or an item of a batch: any JSON value.
+        value: a parsed frame (or the error that `decode_values` put in its place), or an item of a batch: any JSON
+            value.
 
     Returns:
         The message; `UnknownMessage` for an object without a type that the protocol has.
@@ -425,8 +447,7 @@ def decode_client_message(value: Any) -> ClientMessage:
     Raises:
         ProtocolError: it is not a JSON object.
     """
-    if not isinstance(value, dict):
-        raise ProtocolError(f"a message must be a JSON object (got {type(value).__name__})")
+    value = _object_of(value)
     kind = value.get("type")
     cls = _CLIENT_MESSAGES.get(kind) if isinstance(kind, str) else None
     if cls is None:
@@ -435,11 +456,16 @@ def decode_client_message(value: Any) -> ClientMessage:
     return cls(**{name: value[wire] for name, wire in names if wire in value})  # type: ignore[return-value]
 
 
-def _fields_of(value: Any) -> _Fields:
+def _object_of(value: Any) -> dict[str, Any]:
     if isinstance(value, ProtocolError):
         raise value
     if not isinstance(value, dict):
         raise ProtocolError(f"a message must be a JSON object (got {type(value).__name__})")
+    return value
+
+
+def _fields_of(value: Any) -> _Fields:
+    value = _object_of(value)
     if "type" not in value:
         raise ProtocolError("a message has no type")
     return _Fields(value)
@@ -456,7 +482,7 @@ def encode_tokens(id: Any, tokens: Iterable[str], timestamp: int, *, is_thinking
         timestamp: epoch milliseconds.
         is_thinking: whether they are thinking text (protocol.md section 5).
     """
-    before = f'{{"id":{json.dumps(id)},"type":"stream_token","token":'
+    before = f'{{"id":{_encoder.encode(id)},"type":"stream_token","token":'
     kind = ',"kind":"thinking"' if is_thinking else ""
     after = f'{kind},"timestamp":{timestamp}}}'
     return [before + encode_basestring_ascii(token) + after for token in tokens]

@@ -27,14 +27,23 @@ _WIRE_CODES: dict[str, ErrorCode] = {
 }
 
 # The original names a cause only in the text, which for a generation is Ollama's own, quoted.
+_MODEL_NOT_FOUND = re.compile(r"ollama api error: 404|model ['\"].*['\"] not found", re.IGNORECASE)
+# Any other code says what it means, and a list of models that fails with 404 lacks no model.
+_GENERATION_CODES = frozenset({"", "generation_error", "generation_failed"})
+_NOT_A_GENERATION = "failed to list models"
 _TEXTS: tuple[tuple[re.Pattern[str], ErrorCode], ...] = (
-    (re.compile(r"ollama api error: 404|model ['\"].*['\"] not found", re.IGNORECASE), ErrorCode.MODEL_NOT_FOUND),
     (
         re.compile(r"^(missing required fields|missing requestid|unsupported message type)", re.IGNORECASE),
         ErrorCode.INVALID_REQUEST,
     ),
     (re.compile(r"ollama api error: 503|server busy", re.IGNORECASE), ErrorCode.SERVER_BUSY),
 )
+
+
+# Characters of a text that are searched for its cause, and seconds that a server may make anybody wait: a timer
+# overflows at less than JSON can say.
+_SEARCHED = 1000
+_MAX_RETRY_AFTER = 86_400.0
 
 
 def login_error(text: str, code: str, retry_after: float | None) -> WSClientError:
@@ -47,11 +56,11 @@ def login_error(text: str, code: str, retry_after: float | None) -> WSClientErro
     """
     if retry_after is not None or code == ErrorCode.RATE_LIMITED:
         ours = ErrorCode.RATE_LIMITED
-    elif "expired" in text.lower():
+    elif text.lower().startswith("challenge expired"):
         ours = ErrorCode.AUTH_TIMEOUT
     else:
         ours = _WIRE_CODES.get(code, ErrorCode.INVALID_AUTH)
-    return error_for_code(ours)(bounded(text), retry_after=retry_after)
+    return error_for_code(ours)(bounded(text), retry_after=_bounded_wait(retry_after))
 
 
 def request_error(
@@ -71,7 +80,7 @@ def request_error(
     error = cls(
         bounded(text or "the server reports an error without a text"),
         id=id,
-        retry_after=retry_after,
+        retry_after=_bounded_wait(retry_after),
         text=text_so_far,
     )
     if code and code != ours:
@@ -84,10 +93,19 @@ def _code_of(text: str, code: str, retry_after: float | None) -> ErrorCode:
         return ErrorCode.RATE_LIMITED
     if code in _WIRE_CODES:
         return _WIRE_CODES[code]
+    # The search backtracks: over a text of 1 MiB it would hold the interpreter for minutes.
+    text = text[:_SEARCHED]
+    is_generation = code in _GENERATION_CODES and not text.lower().startswith(_NOT_A_GENERATION)
+    if is_generation and _MODEL_NOT_FOUND.search(text):
+        return ErrorCode.MODEL_NOT_FOUND
     for pattern, ours in _TEXTS:
         if pattern.search(text):
             return ours
     return ErrorCode.SERVER_ERROR
+
+
+def _bounded_wait(seconds: float | None) -> float | None:
+    return None if seconds is None else min(max(seconds, 0), _MAX_RETRY_AFTER)
 
 
 def bounded(text: str, limit: int = 500) -> str:
