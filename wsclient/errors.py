@@ -141,7 +141,9 @@ class WSClientError(Exception):
         facts["id"] = self.id if id is None else id
         facts["text"] = self.text if text is None else text
         copy = type(self)(self.message, **facts)
-        copy.__cause__ = self.__cause__
+        if self.__cause__ is not None:
+            # Setting it, even to None, would hide the context in which the copy is raised.
+            copy.__cause__ = self.__cause__
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -353,10 +355,10 @@ def error_for_close(code: int, reason: str = "") -> WSClientError:
 
     Args:
         code: the close code; 1005 for a close frame without one, 1006 for no close frame at all.
-        reason: the server's reason text, shortened by the caller.
+        reason: the server's reason text; its control characters are taken out, for it may reach a terminal.
     """
     cls, retryable, meaning = _CLOSE_MEANINGS.get(code, (ConnectionLostError, True, "the server closed the connection"))
-    said = f": {reason}" if reason else ""
+    said = ": " + "".join(c if c.isprintable() else " " for c in reason[:125]) if reason else ""
     return cls(f"{meaning} (close code {code}{said})", retryable=retryable)
 
 

@@ -58,7 +58,7 @@ def _wire_name(attribute: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _or_none(value: float) -> float | None:
+def _or_none(value: Any) -> Any:
     # Zero is an answer: "try again at once".
     return None if value is attrs.NOTHING else value
 
