@@ -1,0 +1,83 @@
+"""Fixtures for every test: keys made once a session, and the recordings of the original."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from Crypto.PublicKey.ECC import EccKey
+from Crypto.PublicKey.RSA import RsaKey
+
+from wsclient.keys import generate_key, public_pem
+
+TRANSCRIPTS = Path(__file__).parent / "transcripts"
+
+
+@pytest.fixture(scope="session")
+def rsa_key() -> RsaKey:
+    """A private RSA key, as short as we allow, because it is made anew in each session."""
+    key = generate_key("rsa", 2048)
+    assert isinstance(key, RsaKey)
+    return key
+
+
+@pytest.fixture(scope="session")
+def other_rsa_key() -> RsaKey:
+    """A private RSA key that nobody registered."""
+    key = generate_key("rsa", 2048)
+    assert isinstance(key, RsaKey)
+    return key
+
+
+@pytest.fixture(scope="session")
+def ec_key() -> EccKey:
+    """A private EC key on P-256."""
+    key = generate_key("ec")
+    assert isinstance(key, EccKey)
+    return key
+
+
+@pytest.fixture(scope="session")
+def ec384_key() -> EccKey:
+    """A private EC key on P-384."""
+    key = generate_key("ec", 384)
+    assert isinstance(key, EccKey)
+    return key
+
+
+@pytest.fixture(scope="session")
+def rsa_key_pem(rsa_key: RsaKey) -> str:
+    """`rsa_key` as PKCS#8 PEM."""
+    return rsa_key.export_key("PEM", pkcs=8).decode()
+
+
+@pytest.fixture(scope="session")
+def rsa_public_pem(rsa_key: RsaKey) -> str:
+    """The public half of `rsa_key` as SPKI PEM."""
+    return public_pem(rsa_key)
+
+
+@pytest.fixture(scope="session")
+def ec_key_pem(ec_key: EccKey) -> str:
+    """`ec_key` as PKCS#8 PEM."""
+    return ec_key.export_key(format="PEM", use_pkcs8=True)
+
+
+@pytest.fixture(scope="session")
+def ec_public_pem(ec_key: EccKey) -> str:
+    """The public half of `ec_key` as SPKI PEM."""
+    return public_pem(ec_key)
+
+
+@pytest.fixture(scope="session")
+def transcript() -> Callable[[str], list[dict[str, Any]]]:
+    """Reads a recording of the original by its name without `.jsonl`: one dict a line."""
+
+    def read(name: str) -> list[dict[str, Any]]:
+        lines = (TRANSCRIPTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    return read
