@@ -48,6 +48,9 @@ AbsentType = type(attrs.NOTHING)
 """The type of `attrs.NOTHING`, which stands for a field that is not in the message at all (unlike JSON's null)."""
 
 
+# attrs itself reads `= attrs.NOTHING` as "no default", and would demand every field.
+_ABSENT: Any = attrs.Factory(lambda: attrs.NOTHING)
+
 _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
@@ -110,8 +113,8 @@ class AuthenticateMessage(_Message):
     """The client's answer to the challenge; `signature` is base64."""
 
     type = "authenticate"
-    client_id: Any = attrs.NOTHING
-    signature: Any = attrs.field(default=attrs.NOTHING, repr=False)
+    client_id: Any = _ABSENT
+    signature: Any = attrs.field(default=_ABSENT, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -120,12 +123,12 @@ class AuthResultMessage(_Message):
 
     type = "auth_result"
     success: bool
-    error: str = attrs.NOTHING  # type: ignore[assignment]
-    code: str = attrs.NOTHING  # type: ignore[assignment]
-    remaining_attempts: int = attrs.NOTHING  # type: ignore[assignment]
-    retry_after: float = attrs.NOTHING  # type: ignore[assignment]
-    server: dict[str, Any] = attrs.NOTHING  # type: ignore[assignment]
-    max_message_bytes: int = attrs.NOTHING  # type: ignore[assignment]
+    error: str = _ABSENT
+    code: str = _ABSENT
+    remaining_attempts: int = _ABSENT
+    retry_after: float = _ABSENT
+    server: dict[str, Any] = _ABSENT
+    max_message_bytes: int = _ABSENT
 
     def to_error(self) -> WSClientError:
         """Return the exception that a refusal stands for (protocol.md section 3)."""
@@ -140,7 +143,7 @@ class ModelsMessage(_Message):
     """Asks for the list of models."""
 
     type = "models"
-    id: Any = attrs.NOTHING
+    id: Any = _ABSENT
 
 
 @attrs.frozen(kw_only=True)
@@ -148,10 +151,10 @@ class GenerateMessage(_Message):
     """Asks for a generation."""
 
     type = "generate"
-    id: Any = attrs.NOTHING
-    prompt: Any = attrs.field(default=attrs.NOTHING, repr=False)
-    model: Any = attrs.NOTHING
-    options: Any = attrs.field(default=attrs.NOTHING, repr=False)
+    id: Any = _ABSENT
+    prompt: Any = attrs.field(default=_ABSENT, repr=False)
+    model: Any = _ABSENT
+    options: Any = attrs.field(default=_ABSENT, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -159,8 +162,8 @@ class StopMessage(_Message):
     """Asks to stop the generation `request_id`."""
 
     type = "stop"
-    id: Any = attrs.NOTHING
-    request_id: Any = attrs.NOTHING
+    id: Any = _ABSENT
+    request_id: Any = _ABSENT
 
 
 @attrs.frozen(kw_only=True)
@@ -168,7 +171,7 @@ class PingMessage(_Message):
     """Asks for a sign of life (the protocol's own, not RFC 6455's)."""
 
     type = "ping"
-    id: Any = attrs.NOTHING
+    id: Any = _ABSENT
 
 
 @attrs.frozen(kw_only=True)
@@ -176,8 +179,8 @@ class BatchMessage(_Message):
     """Several requests in one frame; `messages` are their JSON objects."""
 
     type = "batch"
-    id: Any = attrs.NOTHING
-    messages: Any = attrs.field(default=attrs.NOTHING, repr=False)
+    id: Any = _ABSENT
+    messages: Any = attrs.field(default=_ABSENT, repr=False)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -188,7 +191,7 @@ class ModelsResultMessage(_Message):
     """The list of models: Ollama's own objects, from an older server plain strings."""
 
     type = "models_result"
-    id: Any = attrs.NOTHING
+    id: Any = _ABSENT
     models: list[Any] = attrs.field(factory=list)
 
 
@@ -197,8 +200,8 @@ class StreamStartMessage(_Message):
     """A generation was accepted; the model may not even have been asked yet."""
 
     type = "stream_start"
-    id: Any = attrs.NOTHING
-    model: str = attrs.NOTHING  # type: ignore[assignment]
+    id: Any = _ABSENT
+    model: str = _ABSENT
 
 
 @attrs.frozen(kw_only=True)
@@ -206,9 +209,9 @@ class StreamTokenMessage(_Message):
     """A token; `kind` is `"thinking"` for thinking text and absent for the answer."""
 
     type = "stream_token"
-    id: Any = attrs.NOTHING
+    id: Any = _ABSENT
     token: str = attrs.field(repr=False)
-    kind: str = attrs.NOTHING  # type: ignore[assignment]
+    kind: str = _ABSENT
 
 
 @attrs.frozen(kw_only=True)
@@ -216,11 +219,11 @@ class StreamEndMessage(_Message):
     """The end of a generation; `elapsed_time` in milliseconds, and so are the times in `usage`."""
 
     type = "stream_end"
-    id: Any = attrs.NOTHING
-    total_tokens: int | None = attrs.NOTHING  # type: ignore[assignment]
-    elapsed_time: float | None = attrs.NOTHING  # type: ignore[assignment]
-    is_cancelled: bool = attrs.NOTHING  # type: ignore[assignment]
-    usage: dict[str, Any] = attrs.NOTHING  # type: ignore[assignment]
+    id: Any = _ABSENT
+    total_tokens: int | None = _ABSENT
+    elapsed_time: float | None = _ABSENT
+    is_cancelled: bool = _ABSENT
+    usage: dict[str, Any] = _ABSENT
 
 
 @attrs.frozen(kw_only=True)
@@ -228,8 +231,8 @@ class AckMessage(_Message):
     """A stop was carried out."""
 
     type = "ack"
-    id: Any = attrs.NOTHING
-    request_id: Any = attrs.NOTHING
+    id: Any = _ABSENT
+    request_id: Any = _ABSENT
     action: str = "stop"
 
 
@@ -238,7 +241,7 @@ class PongMessage(_Message):
     """The answer to a ping."""
 
     type = "pong"
-    id: Any = attrs.NOTHING
+    id: Any = _ABSENT
 
 
 @attrs.frozen(kw_only=True)
@@ -246,10 +249,10 @@ class ErrorMessage(_Message):
     """An error; without an id it belongs to no request."""
 
     type = "error"
-    id: Any = attrs.NOTHING
+    id: Any = _ABSENT
     error: str
-    code: str = attrs.NOTHING  # type: ignore[assignment]
-    retry_after: float = attrs.NOTHING  # type: ignore[assignment]
+    code: str = _ABSENT
+    retry_after: float = _ABSENT
 
     def to_error(self, text: str = "") -> WSClientError:
         """Return the exception that this message stands for (protocol.md section 3).
@@ -270,8 +273,8 @@ class ErrorMessage(_Message):
 class UnknownMessage:
     """A message of a type that is not part of the protocol: ignored and counted by the client."""
 
-    type: Any = attrs.NOTHING
-    id: Any = attrs.NOTHING
+    type: Any = _ABSENT
+    id: Any = _ABSENT
 
 
 ServerMessage = (
