@@ -275,14 +275,17 @@ def _read_key_file(path: str, allow_readable: bool) -> bytes:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         advice = "Check private_key_path, and that this user may read the file"
         raise InvalidKeyError(f"{what} cannot be opened: {reason}", description=advice) from None
-    with open(descriptor, "rb") as file:
+    try:
         # The open file is judged, not the path: nobody can put another one there in between.
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise InvalidKeyError(f"{what} is {kind}", description="Give the path of a NAME_key.pem file")
         check_key_file_mode(path, status.st_uid, status.st_mode, os.geteuid(), allow_readable)
-        return file.read(_MAX_PEM + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(_MAX_PEM + 1)
+    finally:
+        os.close(descriptor)
 
 
 def check_key_file_mode(path: str, uid: int, mode: int, user_uid: int, allow_readable: bool) -> None:
