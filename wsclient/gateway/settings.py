@@ -1,0 +1,228 @@
+"""What a gateway can be told, each setting declared and checked once. Importable without the extra `gateway`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..core.auth import hash_for_algorithm
+from .ollama_host import DEFAULT_OLLAMA_URL, parse_ollama_host
+
+__all__ = ["BACKENDS", "GatewaySettings"]
+
+BACKENDS = ("ollama", "builtin")
+
+_Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+# The original logs through winston; its names are taken as well as Python's.
+_LOG_LEVELS = {
+    "error": logging.ERROR,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "http": logging.DEBUG,
+    "verbose": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "silly": logging.DEBUG,
+}
+
+
+def _got(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _whole(low: int, high: int, what: str) -> _Validator:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{attribute.name} must be {what} from {low} to {high} (got {_got(value)})")
+
+    return check
+
+
+def _seconds(low: float, high: float) -> _Validator:
+    """Return a validator for a time; what is above `high` was most likely meant as milliseconds."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or not low <= value <= high:
+            raise ValueError(f"{attribute.name} must be {low:g} to {high:g} seconds (got {_got(value)})")
+
+    return check
+
+
+def _text(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{attribute.name} must be a text that is not empty (got {_got(value)})")
+
+
+def _backend(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value == "openai":
+        raise ValueError("backend 'openai' is not in this version yet; use 'ollama' or 'builtin'")
+    if value not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))} (got {_got(value)})")
+
+
+def _algorithm(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    try:
+        hash_for_algorithm(value)
+    except ValueError as error:
+        raise ValueError(f"{attribute.name}: {error}") from None
+
+
+def _log_level(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str) or value.lower() not in _LOG_LEVELS:
+        raise ValueError(f"{attribute.name} must be one of {', '.join(_LOG_LEVELS)} (got {_got(value)})")
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"a path must be text or a Path, and not empty (got {_got(value)})")
+    return Path(value).expanduser()
+
+
+def _ollama_url(value: Any) -> str:
+    """Return the model server's base URL; the `/api` that the original's `OLLAMA_API_URL` ends with is left off."""
+    if not isinstance(value, str):
+        raise ValueError(f"ollama_url must be a URL like {DEFAULT_OLLAMA_URL!r} (got {_got(value)})")
+    try:
+        url = parse_ollama_host(value)
+    except ValueError as error:
+        raise ValueError(str(error).replace("OLLAMA_HOST", "ollama_url", 1)) from None
+    return url.removesuffix("/api").rstrip("/")
+
+
+@attrs.frozen(kw_only=True)
+class GatewaySettings:
+    """Everything a gateway can be told, checked at birth. Times are seconds, sizes are bytes.
+
+    Attributes:
+        host: the address to listen on; 127.0.0.1 keeps the gateway to this machine.
+        port: the port to listen on; 0 for a free one.
+        data_dir: where the clients file is.
+        clients_file: the clients file, when it is not `authorized_clients.json` in `data_dir`.
+        backend: `"ollama"`, or `"builtin"` for the small model that needs no model server.
+        ollama_url: where Ollama answers: a URL, or host and port; a path `/api` at the end makes no difference.
+        default_model: the model of requests that name none.
+        auth_timeout: how long a connection may take to log in.
+        max_auth_attempts: failed logins in a row before an address is made to wait.
+        default_signature_algorithm: for clients registered without one.
+        max_message_size: of one message from a client that has logged in.
+        max_message_size_before_login: of one message from anybody else.
+        max_messages_before_login: that a connection may send until it has logged in.
+        max_sockets_before_login_per_address: connections of one address that have not logged in.
+        max_open_requests: of one connection, running at the same time.
+        max_unsent_bytes: that wait for a client to read them before it is cut off.
+        write_timeout: how long a client may read nothing while something waits for it.
+        close_timeout: how long the other side of a closing handshake is waited for.
+        first_token_timeout: how long the model server may take for its first token; a cold model loads in this time.
+        token_timeout: how long it may be silent after that.
+        drain: how long an orderly stop lets running generations finish.
+        log_level: of the loggers `wsclient.gateway.*`; used by whoever sets up logging.
+    """
+
+    host: str = attrs.field(default="127.0.0.1", validator=_text)
+    port: int = attrs.field(default=3000, validator=_whole(0, 65535, "a whole number"))
+    data_dir: Path = attrs.field(default=Path("data"), converter=_path)
+    clients_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_path))
+    backend: str = attrs.field(default="ollama", validator=_backend)
+    ollama_url: str = attrs.field(default=DEFAULT_OLLAMA_URL, converter=_ollama_url)
+    default_model: str = attrs.field(validator=_text)
+    auth_timeout: float = attrs.field(default=10.0, validator=_seconds(0.01, 3600))
+    max_auth_attempts: int = attrs.field(default=5, validator=_whole(1, 1000, "a whole number"))
+    default_signature_algorithm: str = attrs.field(default="SHA256", validator=_algorithm)
+    max_message_size: int = attrs.field(default=32 << 20, validator=_whole(8192, 1 << 30, "a number of bytes"))
+    max_message_size_before_login: int = attrs.field(default=8192, validator=_whole(1024, 1 << 20, "a number of bytes"))
+    max_messages_before_login: int = attrs.field(default=4, validator=_whole(1, 1000, "a whole number"))
+    max_sockets_before_login_per_address: int = attrs.field(
+        default=256, validator=_whole(1, 1_000_000, "a whole number")
+    )
+    max_open_requests: int = attrs.field(default=1024, validator=_whole(1, 1_000_000, "a whole number"))
+    max_unsent_bytes: int = attrs.field(default=16 << 20, validator=_whole(1 << 16, 1 << 30, "a number of bytes"))
+    write_timeout: float = attrs.field(default=30.0, validator=_seconds(0.01, 3600))
+    close_timeout: float = attrs.field(default=1.0, validator=_seconds(0.01, 60))
+    first_token_timeout: float = attrs.field(default=300.0, validator=_seconds(0.01, 86400))
+    token_timeout: float = attrs.field(default=60.0, validator=_seconds(0.01, 86400))
+    drain: float = attrs.field(default=10.0, validator=_seconds(0, 3600))
+    log_level: str = attrs.field(default="info", validator=_log_level)
+
+    @default_model.default
+    def _default_model(self) -> str:
+        # The original's own default, from the days when it was everybody's first model (protocol.md section 6).
+        return "builtin" if self.backend == "builtin" else "llama2"
+
+    @property
+    def clients_path(self) -> Path:
+        """The clients file's path."""
+        return self.clients_file or self.data_dir / "authorized_clients.json"
+
+    @property
+    def log_level_number(self) -> int:
+        """The log level as the module `logging` counts."""
+        return _LOG_LEVELS[self.log_level.lower()]
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> GatewaySettings:
+        """Read the original server's environment variables (protocol.md section 6).
+
+        A variable that is empty counts as not set.
+
+        Args:
+            environ: the variables; the process's own when left out.
+            **overrides: settings that win over them; `None` counts as not given.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ValueError: a variable or a setting is not what it must be; the text names it.
+            TypeError: there is no such setting.
+        """
+        environ = os.environ if environ is None else environ
+        given = {name: value for name, value in overrides.items() if value is not None}
+        for variable, (name, parse) in _VARIABLES.items():
+            text = environ.get(variable, "").strip()
+            if not text or name in given:
+                continue
+            # A model of Ollama's means nothing to another backend.
+            if variable.startswith("OLLAMA_") and given.get("backend", "ollama") != "ollama":
+                continue
+            try:
+                given[name] = parse(text)
+                attrs.evolve(_PLAIN, **{name: given[name]})
+            except ValueError as error:
+                raise ValueError(f"the environment variable {variable}: {error}") from None
+        return cls(**given)
+
+
+def _parse_whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"must be a whole number (got {_got(text)})") from None
+
+
+def _parse_milliseconds(text: str) -> float:
+    return _parse_whole(text) / 1000
+
+
+_VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "HOST": ("host", str),
+    "PORT": ("port", _parse_whole),
+    "DATA_DIR": ("data_dir", str),
+    "OLLAMA_API_URL": ("ollama_url", str),
+    "OLLAMA_DEFAULT_MODEL": ("default_model", str),
+    "AUTH_TIMEOUT_MS": ("auth_timeout", _parse_milliseconds),
+    "MAX_AUTH_ATTEMPTS": ("max_auth_attempts", _parse_whole),
+    "DEFAULT_SIGNATURE_ALGORITHM": ("default_signature_algorithm", str),
+    "LOG_LEVEL": ("log_level", str),
+}
+
+# Each variable is tried on this one by itself, so that an error can say which it came from.
+_PLAIN = GatewaySettings()
