@@ -1,0 +1,350 @@
+"""One client's conversation: a message comes in, the steps to take come out. Pure: no socket, clock, dice or task.
+
+The answers are the original server's (protocol.md sections 1 and 2) with the additions of section 5: a code on every
+error and, where the request had one, its id. Whoever carries the steps out reports back: `accept` or `refuse` after
+`Verify`, `end_generation` when a generation has said its last word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from enum import Enum
+from typing import Any, TypeAlias
+
+import attrs
+
+from ..core.messages import (
+    AckMessage,
+    AuthenticateMessage,
+    AuthResultMessage,
+    BatchMessage,
+    ChallengeMessage,
+    ErrorMessage,
+    GenerateMessage,
+    ModelsMessage,
+    ModelsResultMessage,
+    PingMessage,
+    PongMessage,
+    StopMessage,
+    StreamStartMessage,
+    UnknownMessage,
+    decode_client_message,
+)
+from ..core.wire_errors import bounded
+from ..errors import ErrorCode, ProtocolError
+from ..version import __version__
+from .backends import GenerateRequest
+from .guard import Refusal, blocked_message
+from .model_options import InvalidOptionError, parse_model_options
+from .settings import GatewaySettings
+
+__all__ = [
+    "Answer",
+    "Close",
+    "Conversation",
+    "Generate",
+    "ListModels",
+    "Phase",
+    "RunBatch",
+    "Send",
+    "Step",
+    "StopGeneration",
+    "Verify",
+]
+
+# An id comes back in the frame of every token: what a client sends once must not leave a hundred thousand times.
+_MAX_ID_CHARS = 1024
+
+# 4000 to 4002: the original's constants for a login that failed for good (protocol.md section 5).
+_AUTH_FAILED, _AUTH_TIMEOUT, _RATE_LIMITED, _POLICY_VIOLATION = 4000, 4001, 4002, 1008
+
+
+Answer: TypeAlias = (
+    ChallengeMessage
+    | AuthResultMessage
+    | ModelsResultMessage
+    | StreamStartMessage
+    | AckMessage
+    | PongMessage
+    | ErrorMessage
+)
+"""What a gateway says outside of a running generation."""
+
+
+class Phase(Enum):
+    """Where a conversation is."""
+
+    LOGIN = "login"
+    VERIFYING = "verifying"
+    LOGGED_IN = "logged in"
+    OVER = "over"
+
+
+_MOVES: dict[Phase, frozenset[Phase]] = {
+    Phase.LOGIN: frozenset({Phase.VERIFYING, Phase.OVER}),
+    Phase.VERIFYING: frozenset({Phase.LOGGED_IN, Phase.OVER}),
+    Phase.LOGGED_IN: frozenset({Phase.OVER}),
+    Phase.OVER: frozenset(),
+}
+
+
+@attrs.frozen(slots=True)
+class Send:
+    """Send this answer."""
+
+    message: Answer
+
+
+@attrs.frozen(slots=True)
+class Verify:
+    """Look at a signature over `challenge`; then call `accept` or `refuse`. The fields are whatever JSON came."""
+
+    client_id: Any
+    challenge: str = attrs.field(repr=False)
+    signature: Any = attrs.field(repr=False)
+
+
+@attrs.frozen(slots=True)
+class ListModels:
+    """Ask the model server for its models and answer under this id."""
+
+    id: Any
+
+
+@attrs.frozen(slots=True)
+class Generate:
+    """Run this generation; then call `end_generation` with its key."""
+
+    id: Any
+    key: str
+    request: GenerateRequest = attrs.field(repr=False)
+
+
+@attrs.frozen(slots=True)
+class StopGeneration:
+    """Stop the youngest open generation of this key."""
+
+    key: str
+
+
+@attrs.frozen(slots=True)
+class RunBatch:
+    """Take these messages one after the other, each when the one before it is done."""
+
+    messages: list[Any] = attrs.field(repr=False)
+
+
+@attrs.frozen(slots=True)
+class Close:
+    """Close the connection."""
+
+    code: int
+    reason: str
+
+
+Step: TypeAlias = Send | Verify | ListModels | Generate | StopGeneration | RunBatch | Close
+
+
+class Conversation:
+    """What was said with one client, and what to say next.
+
+    Args:
+        settings: the gateway's.
+        challenge: fresh, random text for this connection alone.
+        open_everywhere: how many generations are open under each key, in the whole gateway; kept up to date here.
+
+    Attributes:
+        phase: where the login is.
+        client_id: who logged in, `None` before.
+        is_draining: whether the gateway shuts down, so that no new generation begins.
+    """
+
+    def __init__(self, settings: GatewaySettings, challenge: str, open_everywhere: Counter[str]) -> None:
+        self._settings = settings
+        self._challenge = challenge
+        self._open_everywhere = open_everywhere
+        self._open: Counter[str] = Counter()
+        self._messages_before_login = 0
+        # What came in while the signature is being looked at; bounded by the number of messages before the login.
+        self._held: list[Any] = []
+        self.phase = Phase.LOGIN
+        self.client_id: str | None = None
+        self.is_draining = False
+
+    def open(self) -> list[Step]:
+        """Return the first steps: the server speaks first."""
+        return [Send(ChallengeMessage(challenge=self._challenge))]
+
+    def receive(self, value: Any, *, is_crowded: bool = False) -> list[Step]:
+        """Take a message in.
+
+        Args:
+            value: a parsed frame or an item of a batch: any JSON value, or the `ProtocolError` of one that is none.
+            is_crowded: whether so many requests of this client are open that no other may begin.
+        """
+        if self.phase is Phase.LOGGED_IN:
+            return self._receive_request(value, is_crowded)
+        if self.phase is Phase.OVER:
+            return []
+        self._messages_before_login += 1
+        if self._messages_before_login > self._settings.max_messages_before_login:
+            return self._end(_POLICY_VIOLATION, "too many messages before the login")
+        if self.phase is Phase.VERIFYING:
+            self._held.append(value)
+            return []
+        return self._receive_login(value)
+
+    def accept(self, client_id: str) -> list[Step]:
+        """Take note that the signature was right."""
+        if self.phase is Phase.OVER:
+            return []
+        self._move(Phase.LOGGED_IN)
+        self.client_id = client_id
+        result = AuthResultMessage(
+            success=True,
+            server={"name": "wsclient-gateway", "version": __version__},
+            max_message_bytes=self._settings.max_message_size,
+        )
+        steps: list[Step] = [Send(result)]
+        for value in self._held:
+            steps += self.receive(value)
+        self._held.clear()
+        return steps
+
+    def refuse(self, refusal: Refusal) -> list[Step]:
+        """Take note that the login is refused; it says the same whether the client or the signature was wrong."""
+        if self.phase is Phase.OVER:
+            return []
+        if refusal.retry_after is not None:
+            result = AuthResultMessage(
+                success=False,
+                error=blocked_message(refusal.retry_after),
+                code=ErrorCode.RATE_LIMITED,
+                retry_after=refusal.retry_after,
+            )
+            return [Send(result), *self._end(_RATE_LIMITED, "rate limited")]
+        result = AuthResultMessage(
+            success=False,
+            error="Invalid signature",
+            code=ErrorCode.INVALID_AUTH,
+            remaining_attempts=refusal.remaining_attempts,
+        )
+        return [Send(result), *self._end(_AUTH_FAILED, "auth failed")]
+
+    def time_out_login(self) -> list[Step]:
+        """Take note that the time to log in is over; nothing happens to who has logged in."""
+        if self.phase in (Phase.LOGGED_IN, Phase.OVER):
+            return []
+        error = ErrorMessage(error="Authentication timeout", code=ErrorCode.AUTH_TIMEOUT)
+        return [Send(error), *self._end(_AUTH_TIMEOUT, "login took too long")]
+
+    def end_generation(self, key: str) -> None:
+        """Take note that a generation has said its last word."""
+        for counter in (self._open, self._open_everywhere):
+            counter[key] -= 1
+            if counter[key] <= 0:
+                del counter[key]
+
+    def _move(self, phase: Phase) -> None:
+        if phase not in _MOVES[self.phase]:
+            raise AssertionError(f"a conversation cannot go from {self.phase.value} to {phase.value}")
+        self.phase = phase
+
+    def _end(self, code: int, reason: str) -> list[Step]:
+        self._move(Phase.OVER)
+        self._held.clear()
+        return [Close(code, reason)]
+
+    def _receive_login(self, value: Any) -> list[Step]:
+        if isinstance(value, ProtocolError) or value is None:
+            return [_unreadable(value)]
+        message = decode_client_message(value) if isinstance(value, dict) else UnknownMessage()
+        if not isinstance(message, AuthenticateMessage):
+            return [_error("Not authenticated", ErrorCode.INVALID_AUTH, message.id)]
+        if not _is_given(message.client_id) or not _is_given(message.signature):
+            result = AuthResultMessage(success=False, error="Invalid authentication data", code=ErrorCode.INVALID_AUTH)
+            return [Send(result)]
+        self._move(Phase.VERIFYING)
+        return [Verify(message.client_id, self._challenge, message.signature)]
+
+    def _receive_request(self, value: Any, is_crowded: bool) -> list[Step]:
+        if isinstance(value, ProtocolError) or value is None:
+            return [_unreadable(value)]
+        message = decode_client_message(value) if isinstance(value, dict) else UnknownMessage()
+        if isinstance(message, PingMessage):
+            return [Send(PongMessage(id=message.id))]
+        if isinstance(message, StopMessage):
+            return self._stop(message)
+        if isinstance(message, AuthenticateMessage):
+            # The challenge is used up; whoever logged in stays logged in.
+            text = "Challenge expired or invalid"
+            return [Send(AuthResultMessage(success=False, error=text, code=ErrorCode.AUTH_TIMEOUT))]
+        if isinstance(message, UnknownMessage):
+            text = f"Unsupported message type: {_as_javascript(message.type)}"
+            return [_error(text, ErrorCode.INVALID_REQUEST, message.id)]
+        if is_crowded:
+            text = f"More than {self._settings.max_open_requests} requests are open on this connection"
+            return [_error(text, ErrorCode.SERVER_BUSY, message.id)]
+        if isinstance(message, ModelsMessage):
+            return [ListModels(message.id)]
+        if isinstance(message, GenerateMessage):
+            return self._generate(message)
+        assert isinstance(message, BatchMessage)
+        # An empty one, or something else than a list, is met with silence.
+        return [RunBatch(message.messages)] if message.messages and isinstance(message.messages, list) else []
+
+    def _generate(self, message: GenerateMessage) -> list[Step]:
+        if not _is_given(message.id) or not _is_given(message.prompt):
+            return [_error("Missing required fields", ErrorCode.INVALID_REQUEST, message.id)]
+        key = json.dumps(message.id)
+        if len(key) > _MAX_ID_CHARS:
+            return [_error(f"id must be at most {_MAX_ID_CHARS} characters long", ErrorCode.INVALID_REQUEST)]
+        model = message.model if _is_given(message.model) else self._settings.default_model
+        for name, text in (("prompt", message.prompt), ("model", model)):
+            if not isinstance(text, str):
+                return [_error(f"{name} must be a text", ErrorCode.INVALID_REQUEST, message.id)]
+        try:
+            options, fields = parse_model_options(message.options)
+        except InvalidOptionError as error:
+            return [_error(str(error), ErrorCode.INVALID_REQUEST, message.id)]
+        if self.is_draining:
+            return [_error("The gateway is shutting down", ErrorCode.SERVER_BUSY, message.id)]
+        self._open[key] += 1
+        self._open_everywhere[key] += 1
+        request = GenerateRequest(model=model, prompt=message.prompt, options=options, fields=fields)
+        return [Send(StreamStartMessage(id=message.id, model=model)), Generate(message.id, key, request)]
+
+    def _stop(self, message: StopMessage) -> list[Step]:
+        if not _is_given(message.request_id):
+            return [_error("Missing requestId", ErrorCode.INVALID_REQUEST, message.id)]
+        key = json.dumps(message.request_id)
+        if key in self._open:
+            return [Send(AckMessage(id=message.id, request_id=message.request_id)), StopGeneration(key)]
+        text = "No active generation with that ID"
+        if key in self._open_everywhere:
+            text = "Not authorized to stop this generation"
+        return [_error(text, ErrorCode.INVALID_REQUEST, message.id)]
+
+
+def _is_given(value: Any) -> bool:
+    """Return what JavaScript takes for true: an empty list or object is, `""`, 0 and false are not."""
+    return isinstance(value, list | dict) or (value is not attrs.NOTHING and bool(value))
+
+
+def _as_javascript(value: Any) -> str:
+    """Return a value as a template string of the original shows it."""
+    if value is attrs.NOTHING:
+        return "undefined"
+    if isinstance(value, dict):
+        return "[object Object]"
+    return bounded(value if isinstance(value, str) else json.dumps(value), 100)
+
+
+def _error(text: str, code: ErrorCode, id: Any = attrs.NOTHING) -> Send:
+    return Send(ErrorMessage(id=id, error=text, code=code))
+
+
+def _unreadable(value: ProtocolError | None) -> Send:
+    why = value.message if value is not None else "a message must be a JSON object (got null)"
+    return _error(f"Server error: {why}", ErrorCode.SERVER_ERROR)

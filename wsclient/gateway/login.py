@@ -1,0 +1,105 @@
+"""Whether a login is right: blocking, the registered key, the signature.
+
+Nobody learns from a refusal which of these it was. An unknown client's signature is checked as well, against a key
+whose private half nobody has, and no refusal leaves before `_REFUSAL_TIME`: RSA and EC keys of different sizes take
+different times to say no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from concurrent.futures import Executor
+from typing import Any
+
+from ..core.auth import verify_signature
+from ..keys import load_public_key
+from .conversation import Verify
+from .guard import LoginGuard, Refusal
+from .registry import ClientRegistry, RegisteredClient
+
+__all__ = ["LoginDesk"]
+
+_REFUSAL_TIME = 0.05
+
+_NOBODYS_KEY = """-----BEGIN PUBLIC KEY-----
+MIIBojANBgkqhkiG9w0BAQEFAAOCAY8AMIIBigKCAYEA6SBajDrXJMfhgsx0sPbR
+ygIUwOU6q9+qKpqzzri2OikxKBjknLGfuJ21OZiHMXtSAc8Fom+N2uvq4jVex0uc
+zH9lMKNZkLqatVo73s5KMEl/IYNBJ2COh8PHZe/K2lr99IQ74d377QhFoOleT465
+uJONWtgwVG1zOLEOY5F4BYCu4eA6bmsPR2cNhdBElxRVx8bhdipyQ5kkMcqe4Uql
+86SA44Q8PCUxLcMtOJEqm3UYAZfcP33q+4OUGVCYVN8EU3qSMJv4bVz7eTlqf05Z
+ZuR9AsfiWxIoQLnXcvHCSJP8l+12W2h8ZWIsc05IfoObO50PmAFcZTz2VmkfqpnP
+iJB8T75jcdafH1K9PoKCdoEv7AbXd7OVQr45V/RRAH7e7aQFnWXz9vGiB1stY5Cw
+UbIbGGF6f8k7nPyWN8Dvy6/hbbTn3xcYDIE4rJibvyPgIXwCqFZwi6p+raSjH1D3
+cEFDcYa5FqCkEL4kQwFcQsAbjSlY+JMs845Qw0TNu91nAgMBAAE=
+-----END PUBLIC KEY-----
+"""
+
+
+class LoginDesk:
+    """Judges the logins of one gateway.
+
+    Args:
+        registry: the registered clients; read before, so that asking it needs no disk.
+        guard: counts the failures.
+        executor: where signatures are verified. A verification costs a millisecond, most of it outside of the
+            interpreter lock, and in a thread it does not hold up everybody's tokens; one thread, so that a flood of
+            logins takes one core at most.
+    """
+
+    def __init__(self, registry: ClientRegistry, guard: LoginGuard, executor: Executor) -> None:
+        self._registry = registry
+        self._guard = guard
+        self._executor = executor
+        self._nobodys_key = load_public_key(_NOBODYS_KEY)
+
+    async def check(self, attempt: Verify, address: str) -> str | Refusal:
+        """Judge a login.
+
+        Args:
+            attempt: what the client sent, and the challenge that it was given.
+            address: where it comes from.
+
+        Returns:
+            The id of the client that it is, or how it is refused.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        claimed_id = _as_text(attempt.client_id)
+        blocked_for = self._guard.blocked_for(address, claimed_id, time.monotonic())
+        if blocked_for is not None:
+            return Refusal(0, blocked_for)
+        client = self._find(attempt.client_id, address)
+        key = client.key if client is not None else None
+        is_right = await loop.run_in_executor(
+            self._executor,
+            verify_signature,
+            key or self._nobodys_key,
+            attempt.challenge,
+            attempt.signature,
+            client.signature_algorithm if client is not None else "SHA256",
+        )
+        # Asked again: it may have been revoked, or been given another key, in the meantime.
+        if is_right and client is not None and key is not None and self._is_unchanged(client, address):
+            self._guard.success(address, claimed_id)
+            self._registry.note_login(client.id, address, time.time())
+            return client.id
+        refusal = self._guard.failure(address, claimed_id, time.monotonic())
+        await asyncio.sleep(_REFUSAL_TIME - (loop.time() - started))
+        return refusal
+
+    def _find(self, client_id: Any, address: str) -> RegisteredClient | None:
+        client = self._registry.get(client_id) if isinstance(client_id, str) else None
+        return client if client is not None and client.allows_address(address) else None
+
+    def _is_unchanged(self, client: RegisteredClient, address: str) -> bool:
+        now = self._find(client.id, address)
+        return now is not None and (now.public_key, now.signature_algorithm) == (
+            client.public_key,
+            client.signature_algorithm,
+        )
+
+
+def _as_text(client_id: Any) -> str:
+    return client_id if isinstance(client_id, str) else json.dumps(client_id)
