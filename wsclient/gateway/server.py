@@ -1,0 +1,361 @@
+"""The gateway: connections in front, a model server behind, and the clients file beside."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+from aiohttp import web
+
+from .backends import Backend, BackendError
+from .connection import Connection, Services
+from .draining import send_away
+from .errors import GatewayError
+from .guard import LoginGuard
+from .handshake import UpgradeResponse, answer_plain, answer_stopping, is_upgrade, refuse_upgrade
+from .listening import open_sockets, port_of, url_for
+from .lobby import HttpServer, Lobby, peer_address
+from .login import LoginDesk
+from .registry import ClientRegistry, RegistryError
+from .settings import GatewaySettings
+
+__all__ = ["Gateway", "GatewayError", "GatewayStats", "make_backend", "run_gateway"]
+
+_log = logging.getLogger(__name__)
+
+# How often the clients file is looked at; a revocation must work within a second (design.md section 6).
+_HOUSEKEEPING = 0.5
+_REVOKED = 4003
+# How long the clients file may keep a stop waiting.
+_LAST_FLUSH = 2.0
+
+
+@attrs.frozen(kw_only=True)
+class GatewayStats:
+    """What a gateway does now, and did since it started.
+
+    Attributes:
+        connections: open WebSockets.
+        clients: those of them that have logged in.
+        generations: running now.
+        total_connections, total_logins, total_refusals, total_generations, total_tokens: since the start.
+    """
+
+    connections: int
+    clients: int
+    generations: int
+    total_connections: int
+    total_logins: int
+    total_refusals: int
+    total_generations: int
+    total_tokens: int
+
+
+class _HttpLog(logging.LoggerAdapter[logging.Logger]):
+    """aiohttp's log, muted: it writes a traceback for every stranger who does not speak HTTP."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        kwargs.pop("exc_info", None)
+        super().log(logging.DEBUG, msg, *args, **kwargs)
+
+
+def make_backend(settings: GatewaySettings) -> Backend:
+    """Return the backend that the settings name."""
+    if settings.backend == "builtin":
+        from .backends.builtin import BuiltinBackend
+
+        return BuiltinBackend()
+    from .backends.ollama import OllamaBackend
+
+    return OllamaBackend(
+        settings.ollama_url,
+        first_token_timeout=settings.first_token_timeout,
+        token_timeout=settings.token_timeout,
+    )
+
+
+class Gateway:
+    """A server of WebSocket System's protocol (protocol.md). It belongs to the event loop that starts it.
+
+    Args:
+        settings: what it is told; the defaults when left out.
+        backend: the model server, when it is not the one that the settings name; it is closed with the gateway.
+        registry: the registered clients, when they are not those of the settings' clients file.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings | None = None,
+        backend: Backend | None = None,
+        registry: ClientRegistry | None = None,
+    ) -> None:
+        self.settings = settings if settings is not None else GatewaySettings()
+        self.registry = registry if registry is not None else ClientRegistry(self.settings.clients_path)
+        self.backend = backend if backend is not None else make_backend(self.settings)
+        self._is_ollama_ours = backend is None and self.settings.backend == "ollama"
+        self._lobby = Lobby(self.settings)
+        self._connections: set[Connection] = set()
+        self._total_connections = 0
+        self._sockets: list[socket.socket] = []
+        self._url = ""
+        self._port = 0
+        self._services: Services | None = None
+        self._runner: web.ServerRunner | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._stopping: asyncio.Task[None] | None = None
+        self._deadline = 0.0
+        # One thread each: a flood of logins must not keep a revocation waiting.
+        self._login_thread = ThreadPoolExecutor(1, "wsclient-gateway-login")
+        self._file_thread = ThreadPoolExecutor(1, "wsclient-gateway-files")
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, 0 before the start."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """The URL under which a client on this machine reaches it, `""` before the start."""
+        return self._url
+
+    def stats(self) -> GatewayStats:
+        """Return what it does and did."""
+        counts = self._services.counts if self._services is not None else {}
+        return GatewayStats(
+            connections=len(self._connections),
+            clients=sum(connection.client_id is not None for connection in self._connections),
+            generations=sum(connection.open_generations for connection in self._connections),
+            total_connections=self._total_connections,
+            total_logins=counts.get("logins", 0),
+            total_refusals=counts.get("refusals", 0),
+            total_generations=counts.get("generations", 0),
+            total_tokens=counts.get("tokens", 0),
+        )
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Read the clients file, start the backend, listen.
+
+        A model server that does not answer is no failure: it may come later, and requests say so until then.
+
+        Raises:
+            GatewayError: the clients file cannot be read, the backend cannot start, or the port cannot be had.
+        """
+        if self._services is not None or self._stopping is not None:
+            raise GatewayError("a gateway starts once; make a new one")
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        settings = self.settings
+        try:
+            clients = await loop.run_in_executor(self._file_thread, self.registry.list)
+        except RegistryError as error:
+            raise GatewayError(f"the clients cannot be read: {error}") from error
+        for problem in self.registry.problems:
+            _log.warning("%s: %s", settings.clients_path, problem)
+        try:
+            await self.backend.start()
+        except BackendError as error:
+            raise GatewayError(f"the backend {self.backend.name} cannot start: {error.message}") from error
+        # Also the first use of Crypto, which takes a while to import.
+        desk = await loop.run_in_executor(
+            self._login_thread,
+            LoginDesk,
+            self.registry,
+            LoginGuard(max_attempts=settings.max_auth_attempts),
+            self._login_thread,
+        )
+        self._services = Services(settings=settings, backend=self.backend, desk=desk)
+        self._sockets = await loop.run_in_executor(self._file_thread, open_sockets, settings.host, settings.port)
+        self._port, self._url = port_of(self._sockets), url_for(self._sockets)
+        await self._listen()
+        self._background.append(loop.create_task(self._keep_house()))
+        if self._is_ollama_ours:
+            self._background.append(loop.create_task(self._look_for_ollama()))
+        _log.info("listening on %s with %d clients and the backend %s", self._url, len(clients), self.backend.name)
+
+    async def _listen(self) -> None:
+        http_log: Any = _HttpLog(logging.getLogger("wsclient.gateway.http"), {})
+        server = HttpServer(self._handle, self._lobby, access_log=None, logger=http_log)
+        self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
+        await self._runner.setup()
+        for listening in self._sockets:
+            await web.SockSite(self._runner, listening, backlog=1024).start()
+
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not is_upgrade(request):
+            return answer_plain(request)
+        refusal = refuse_upgrade(request)
+        if refusal is not None:
+            return refusal
+        if self._stopping is not None:
+            return answer_stopping()
+        response = UpgradeResponse(request)
+        writer = await response.prepare(request)
+        transport, protocol = request.transport, request.protocol
+        # The client may be gone, or the gateway stopping, by the time the answer is written.
+        if writer is None or transport is None or self._services is None or self._stopping is not None:
+            return response
+        self._lobby.upgrade(protocol)
+        address = peer_address(transport)
+        connection = Connection(
+            self._services, transport, writer, address, on_login=lambda: self._lobby.leave(protocol)
+        )
+        self._connections.add(connection)
+        self._total_connections += 1
+        try:
+            protocol.keep_alive(False)
+            connection.open()
+            protocol.set_parser(connection.socket)  # type: ignore[arg-type]
+            await connection.socket.closed
+        finally:
+            connection.socket.abort()
+            self._connections.discard(connection)
+            _log.debug("a connection from %s ended with %d", address, connection.socket.close_code)
+        return response
+
+    # --- in the background --------------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                ended = await loop.run_in_executor(self._file_thread, self.registry.reload_if_changed)
+                self._throw_out(ended)
+                await loop.run_in_executor(self._file_thread, self.registry.flush_logins, time.time())
+            except RegistryError as error:
+                _log.warning("the clients file gives trouble: %s", error)
+            await asyncio.sleep(_HOUSEKEEPING)
+
+    def _throw_out(self, client_ids: set[str]) -> None:
+        for connection in list(self._connections):
+            if connection.client_id in client_ids:
+                _log.info("client %s was revoked or changed; its connection is closed", connection.client_id)
+                connection.socket.close(_REVOKED, "revoked")
+
+    async def _look_for_ollama(self) -> None:
+        parts = urlsplit(self.settings.ollama_url)
+        try:
+            async with asyncio.timeout(5):
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        except (OSError, TimeoutError):
+            _log.warning("no model server answers at %s; requests fail until one does", self.settings.ollama_url)
+        else:
+            writer.close()
+
+    # --- stop ---------------------------------------------------------------------------------------------------------
+
+    async def stop(self, drain: float | None = None) -> None:
+        """Stop accepting, send the clients away with 1012, let running generations finish, let go of everything.
+
+        Safe to call again: a later call returns when the first one does, and can only shorten its time.
+
+        Args:
+            drain: how many seconds running generations have; the settings' when left out.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.settings.drain if drain is None else drain)
+        if self._stopping is None:
+            self._deadline = deadline
+            self._stopping = loop.create_task(self._stop())
+        self._deadline = min(self._deadline, deadline)
+        await asyncio.shield(self._stopping)
+
+    async def kill(self) -> None:
+        """Drop every connection without a word, as the end of the process would; then let go of everything."""
+        await self._stop_accepting()
+        for connection in list(self._connections):
+            connection.socket.abort()
+        self._lobby.abort_all()
+        await self.stop(0)
+
+    async def _stop_accepting(self) -> None:
+        if self._runner is not None:
+            for site in self._runner.sites:
+                await site.stop()
+        for listening in self._sockets:
+            listening.close()
+
+    async def _stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        await self._stop_accepting()
+        await send_away(self._connections, lambda: self._deadline)
+        self._lobby.abort_all()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self.backend.close()
+        flush = loop.run_in_executor(self._file_thread, self._flush_logins)
+        _, late = await asyncio.wait([flush], timeout=_LAST_FLUSH)
+        self._file_thread.shutdown(wait=not late, cancel_futures=True)
+        self._login_thread.shutdown(cancel_futures=True)
+        _log.info("stopped")
+
+    def _flush_logins(self) -> None:
+        try:
+            self.registry.flush_logins(time.time(), force=True)
+        except RegistryError as error:
+            _log.warning("the last logins are not in the clients file: %s", error)
+
+
+def run_gateway(
+    settings: GatewaySettings | None = None,
+    backend: Backend | None = None,
+    on_ready: Callable[[Gateway], None] | None = None,
+) -> None:
+    """Run a gateway until SIGTERM or SIGINT ends it in good order; a second signal ends it at once.
+
+    Call it from the main thread: elsewhere no signal is heard.
+
+    Args:
+        settings, backend: see `Gateway`.
+        on_ready: called when the gateway listens.
+
+    Raises:
+        GatewayError: the gateway cannot start.
+    """
+    asyncio.run(_run(Gateway(settings, backend), on_ready))
+
+
+async def _run(gateway: Gateway, on_ready: Callable[[Gateway], None] | None) -> None:
+    loop = asyncio.get_running_loop()
+    signalled = asyncio.Event()
+    hurries: set[asyncio.Task[None]] = set()
+
+    def on_signal() -> None:
+        if signalled.is_set():
+            hurries.add(loop.create_task(gateway.stop(0)))
+        signalled.set()
+
+    signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await gateway.start()
+        if on_ready is not None:
+            on_ready(gateway)
+        await signalled.wait()
+        await gateway.stop()
+    finally:
+        await gateway.stop(0)
+        for number in signals:
+            loop.remove_signal_handler(number)
