@@ -35,6 +35,7 @@ class OpenRequest:
         previous: the batch item before this one: a server works through a batch in sequence, so the clock of this one
             starts when that one ended.
         started_at: when the clock started, `None` while it waits for `previous`.
+        opened_at: when it was filed, right before it was sent.
         last_token_at: when the last token came in, `None` before the first.
     """
 
@@ -47,6 +48,7 @@ class OpenRequest:
     previous: OpenRequest | None = None
     next: OpenRequest | None = None
     started_at: float | None = None
+    opened_at: float = 0.0
     last_token_at: float | None = None
 
     @property
@@ -87,13 +89,14 @@ class RequestTable:
 
         Args:
             requests: one, or the items of a batch in order.
-            now: the time, from which the first one's clock runs.
+            now: the time, from which the first one's clock runs unless it was started before.
         """
         previous: OpenRequest | None = None
         for request in requests:
             self._open[request.id] = request
+            request.opened_at = now
             if previous is None:
-                request.started_at = now
+                request.started_at = now if request.started_at is None else request.started_at
             else:
                 request.previous, previous.next = previous, request
             previous = request

@@ -183,7 +183,7 @@ class Session:
         self._step_deadline = now + self._backoff.next_delay(error.retry_after)
         return self._move(Status.RECONNECTING)
 
-    def try_forever_after(self) -> None:
+    def keep_trying(self) -> None:
         """Let the schedule go on after a failed first attempt too (`auto_connect`)."""
         self.keeps_trying = self._auto_reconnect
 
@@ -369,8 +369,8 @@ class Session:
 
     def _receive_pong(self, message: PongMessage, now: float, actions: list[Action]) -> None:
         request = self.requests.get(message.id or "")
-        if request is not None and request.kind is RequestKind.PING and request.started_at is not None:
-            self.latency = now - request.started_at
+        if request is not None and request.kind is RequestKind.PING:
+            self.latency = now - request.opened_at
         self._answer(message.id, RequestKind.PING, self.latency, now, actions)
 
     def _receive_ack(self, message: AckMessage, now: float, actions: list[Action]) -> None:

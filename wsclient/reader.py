@@ -1,0 +1,97 @@
+"""The reader thread of one connection: it dials, reads until the end, and is the only one that closes the socket."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from .core.frames import CLOSE, PING, PONG, FrameParser, Violation, close_payload
+from .core.json_values import decode_values
+from .core.wire_errors import bounded
+from .errors import ConnectionLostError, MessageTooBigError, ProtocolError, WSClientError, error_for_close
+from .transport import Transport
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+__all__ = ["Reader"]
+
+_logger = logging.getLogger("wsclient.reader")
+
+
+class Reader:
+    """One connection's thread.
+
+    Args:
+        connection: whom to tell what came in.
+        transport: the socket, not dialled yet.
+        number: which connection of the client this is, for the thread's name.
+        max_message_size: bytes of one incoming message.
+    """
+
+    def __init__(self, connection: Connection, transport: Transport, number: int, max_message_size: int) -> None:
+        self._connection = connection
+        self.transport = transport
+        self._parser = FrameParser(masked=False, max_message_size=max_message_size)
+        # Why the connection is to end, when that was decided elsewhere; said before the transport is aborted.
+        self.end_error: WSClientError | None = None
+        # Daemon: a program must be able to end while the thread waits for the server.
+        self.thread = threading.Thread(target=self._run, name=f"wsclient-reader-{number}", daemon=True)
+
+    def end(self, error: WSClientError) -> None:
+        """End the connection from another thread; never blocks. The first reason counts."""
+        self.end_error = self.end_error or error
+        self.transport.abort()
+
+    def _run(self) -> None:
+        error: WSClientError = ConnectionLostError("the connection broke off (close code 1006)")
+        try:
+            self.transport.dial()
+            self._connection.opened(self)
+            error = self._read()
+        except WSClientError as raised:
+            error = raised
+        except BaseException as raised:
+            # A bug of ours, or a user's log handler: whatever it is, nobody may wait for ever for this connection.
+            _logger.exception("the reader thread met an unexpected error")
+            error = ConnectionLostError(f"the client met an unexpected error: {type(raised).__name__}")
+            error.__cause__ = raised
+        finally:
+            self.transport.close()
+            self._connection.lost(self, self.end_error or error)
+
+    def _read(self) -> WSClientError:
+        """Read until the end and return why it ended."""
+        parser, transport, connection = self._parser, self.transport, self._connection
+        while True:
+            data = transport.receive()
+            if not data:
+                return error_for_close(1006)
+            texts = parser.feed(data)
+            if parser.controls:
+                self._answer_pings()
+            connection.receive(self, decode_values(texts) if texts else [])
+            if parser.close is not None:
+                transport.post(CLOSE, close_payload(1000) if parser.close.code == 1005 else self._echo())
+                return error_for_close(parser.close.code, bounded(parser.close.reason, 123))
+            if parser.violation is not None:
+                transport.post(CLOSE, close_payload(parser.violation.code, parser.violation.reason))
+                return _violation_error(parser.violation)
+
+    def _answer_pings(self) -> None:
+        for control in self._parser.controls:
+            if control.opcode == PING:
+                self.transport.post(PONG, control.payload)
+        self._parser.controls.clear()
+
+    def _echo(self) -> bytes:
+        # RFC 6455 section 5.5.1: the answer typically repeats the code.
+        assert self._parser.close is not None
+        return close_payload(self._parser.close.code)
+
+
+def _violation_error(violation: Violation) -> WSClientError:
+    if violation.code == 1009:
+        return MessageTooBigError(f"the server sent too much: {violation.reason}")
+    return ProtocolError(f"the server broke RFC 6455: {violation.reason}")

@@ -1,0 +1,111 @@
+"""The watchdog thread of a client: it wakes when something is due (a probe, a deadline, a dial) or noted.
+
+Notes come by a queue that is safe everywhere: `SimpleQueue.put` takes no lock that the collector could be inside of, so
+finalizers and signal-time code may use it. Its `get(timeout)` is also the watchdog's sleep, so an idle client's thread
+sleeps until the next probe is due.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+__all__ = ["Watchdog"]
+
+_logger = logging.getLogger("wsclient.watchdog")
+
+_LONGEST_SLEEP = 3600.0
+
+
+@attrs.frozen(slots=True)
+class Abandon:
+    """Note: nobody reads the generation any more."""
+
+    id: str
+
+
+@attrs.frozen(slots=True)
+class CloseDown:
+    """Note: the client was dropped without a close."""
+
+
+@attrs.frozen(slots=True)
+class Wake:
+    """Note: something became due earlier than planned."""
+
+
+@attrs.frozen(slots=True)
+class _Stop:
+    """Note: the thread is to end."""
+
+
+_Notes: TypeAlias = "queue.SimpleQueue[Abandon | CloseDown | Wake | _Stop]"
+
+
+class Watchdog:
+    """A client's watchdog; started with its first connection attempt, ended by a close.
+
+    Attributes:
+        wakes_at: monotonic time of the next planned wake-up; read and set under the connection's lock.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._notes: _Notes = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.wakes_at = math.inf
+
+    def ensure_started(self, connection: Connection) -> None:
+        """Start the thread if it does not run. The caller holds the connection's lock."""
+        if self._thread is None:
+            # Daemon: it sleeps for long, and a program must be able to end meanwhile.
+            self._thread = threading.Thread(
+                target=_run, args=(self._notes, connection), name=f"wsclient-watchdog-{self._name}", daemon=True
+            )
+            self._thread.start()
+
+    def note(self, note: Abandon | CloseDown | Wake) -> None:
+        """Leave a note; never blocks, takes no lock, from any thread or finalizer."""
+        self._notes.put(note)
+
+    def detach(self) -> threading.Thread | None:
+        """Tell the thread to end and return it, for a join. The caller holds the connection's lock."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            # The next thread gets a queue of its own, or it might take this one's note to end.
+            notes, self._notes = self._notes, queue.SimpleQueue()
+            notes.put(_Stop())
+        return thread
+
+
+def _run(notes: _Notes, connection: Connection) -> None:
+    while True:
+        pause = connection.plan_wake_up()
+        try:
+            note = notes.get(timeout=min(max(pause, 0.0), _LONGEST_SLEEP))
+        except queue.Empty:
+            note = Wake()
+        if isinstance(note, _Stop):
+            return
+        try:
+            _handle(note, connection)
+        except Exception:
+            # Nobody else would notice dead lines and deadlines, so the thread survives its own bugs.
+            _logger.exception("the watchdog thread met an unexpected error")
+
+
+def _handle(note: Abandon | CloseDown | Wake, connection: Connection) -> None:
+    if isinstance(note, Abandon):
+        connection.abandon(note.id)
+    elif isinstance(note, CloseDown):
+        connection.close()
+    connection.tick(time.monotonic())
