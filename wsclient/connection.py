@@ -16,29 +16,23 @@ import weakref
 from concurrent.futures import Future
 from typing import Any
 
-import attrs
-
 from .core.actions import (
     Action,
-    Answered,
     Dial,
-    Ended,
     EndLine,
-    Failed,
     Probe,
     Ready,
     Sign,
-    Started,
     StatusChanged,
     StopOnServer,
     StrayError,
-    Tokens,
 )
 from .core.auth import Signer, make_signer, sign_challenge
 from .core.backoff import Backoff
 from .core.messages import AuthenticateMessage, PingMessage, StopMessage, StreamEndMessage
 from .core.requests import OpenRequest, RequestKind
 from .core.session import Session, SessionTimes
+from .delivery import LoginWaiter, LoginWaiters, deliver, tell
 from .dispatcher import Callbacks, EventKind
 from .errors import (
     ClientClosedError,
@@ -79,14 +73,6 @@ def timestamp() -> int:
     return time.time_ns() // 1_000_000
 
 
-@attrs.define(slots=True, eq=False)
-class _Waiter:
-    """Somebody who waits for the login; a patient one sits out failed attempts while more are to come."""
-
-    is_patient: bool
-    future: Future[None] = attrs.field(factory=Future)
-
-
 class Connection:
     """What a client is behind its door. The threads hold this object and never the client itself.
 
@@ -115,7 +101,7 @@ class Connection:
         self._session = Session(times, backoff, auto_reconnect=options.auto_reconnect)
         self.watchdog = Watchdog(options.client_id[:8])
         self._reader: Reader | None = None
-        self._waiters: list[_Waiter] = []
+        self._waiters = LoginWaiters()
         self._is_closed = False
         self._messages_sent = 0
         # Bytes of connections that ended; the current one counts for itself.
@@ -151,7 +137,7 @@ class Connection:
                 return
             if self._reader is None:
                 self._dial()
-            waiter = self._add_waiter(is_patient=False)
+            waiter = self._waiters.add(is_patient=False)
         self._wait(waiter, limit)
 
     def wait_ready(self, timeout: float | None) -> bool:
@@ -159,13 +145,14 @@ class Connection:
         with self._lock:
             if self._session.is_ready:
                 return True
-            waiter = self._add_waiter(is_patient=True)
+            waiter = self._waiters.add(is_patient=True)
         try:
             waiter.future.result(timeout)
         except (WSClientError, TimeoutError):
             return self._session.is_ready
         finally:
-            self._remove_waiter(waiter)
+            with self._lock:
+                self._waiters.remove(waiter)
         return True
 
     def _load_key(self) -> None:
@@ -188,17 +175,7 @@ class Connection:
         self._wake_watchdog(self._session.next_due())
         self._reader.thread.start()
 
-    def _add_waiter(self, *, is_patient: bool) -> _Waiter:
-        waiter = _Waiter(is_patient)
-        self._waiters.append(waiter)
-        return waiter
-
-    def _remove_waiter(self, waiter: _Waiter) -> None:
-        with self._lock:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def _wait(self, waiter: _Waiter, timeout: float) -> None:
+    def _wait(self, waiter: LoginWaiter, timeout: float) -> None:
         try:
             wait_for(waiter.future, timeout, "connecting")
         except RequestTimeoutError:
@@ -212,14 +189,15 @@ class Connection:
             self._leave_attempt(waiter, timeout)
             raise
         finally:
-            self._remove_waiter(waiter)
+            with self._lock:
+                self._waiters.remove(waiter)
 
-    def _leave_attempt(self, waiter: _Waiter, timeout: float) -> None:
+    def _leave_attempt(self, waiter: LoginWaiter, timeout: float) -> None:
         """Give an attempt up with its last waiter, unless the schedule wants it."""
         with self._lock:
-            others = [other for other in self._waiters if other is not waiter]
+            self._waiters.remove(waiter)
             reader = self._reader
-            if others or reader is None or self._session.keeps_trying or self._session.is_ready:
+            if self._waiters or reader is None or self._session.keeps_trying or self._session.is_ready:
                 return
         self._end(reader, ConnectionTimeoutError(f"the attempt was given up after {timeout:g} s"))
 
@@ -294,7 +272,7 @@ class Connection:
                 waiter = self._begin_connecting()
             self._wait(waiter, max(0.0, deadline - time.monotonic()))
 
-    def _begin_connecting(self) -> _Waiter:
+    def _begin_connecting(self) -> LoginWaiter:
         """Make sure that an attempt is under way, for a request. The caller holds the lock."""
         if self._is_closed:
             raise ClientClosedError("the client is closed")
@@ -303,7 +281,7 @@ class Connection:
         is_scheduled = self._session.keeps_trying
         if self._reader is None and not is_scheduled:
             self._dial()
-        return self._add_waiter(is_patient=is_scheduled)
+        return self._waiters.add(is_patient=is_scheduled)
 
     def _check_size(self, text: str) -> None:
         limit = self._session.max_message_bytes or _MAX_SENT_BYTES
@@ -353,16 +331,10 @@ class Connection:
             self._session.heard(now)
             actions = self._session.receive(values, now) if values else []
             self._queue_status(actions)
-            waiters = self._take_waiters(actions)
-        for waiter in waiters:
-            waiter.future.set_result(None)
+            is_login = any(isinstance(action, Ready) for action in actions)
+            waiters = self._waiters.take() if is_login else []
+        tell(waiters, None)
         self._perform(actions)
-
-    def _take_waiters(self, actions: list[Action]) -> list[_Waiter]:
-        if not any(isinstance(action, Ready) for action in actions):
-            return []
-        waiters, self._waiters = self._waiters, []
-        return waiters
 
     def lost(self, reader: Reader, error: WSClientError) -> None:
         """Take a line's end: every open request and every waiter is told. Reader thread, or who lets a dial go."""
@@ -378,14 +350,12 @@ class Connection:
             self._queue_status(actions)
             outcome = self._session.last_error or error
             is_over = not self._session.keeps_trying
-            told = [waiter for waiter in self._waiters if is_over or not waiter.is_patient]
-            self._waiters = [waiter for waiter in self._waiters if waiter not in told]
+            told = self._waiters.take(impatient_only=not is_over)
             self._wake_watchdog(self._session.next_due())
         if was_ready or (was_trying and is_over):
             self._report_loss(outcome, is_over)
         self._perform(actions)
-        for waiter in told:
-            waiter.future.set_exception((outcome if is_over else error).again())
+        tell(told, outcome if is_over else error)
 
     def _report_loss(self, error: WSClientError, is_over: bool) -> None:
         # Once an outage: the first loss is news, the attempts after it are not, giving up is. What an explicit call
@@ -436,18 +406,10 @@ class Connection:
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
-            if isinstance(action, Tokens):
-                if not action.sink.push(action.tokens, action.text, action.is_thinking):
-                    self._overflow(action.sink)
-            elif isinstance(action, Started):
-                action.sink.start(action.model)
-            elif isinstance(action, Ended):
-                action.sink.finish(action.message)
-            elif isinstance(action, Answered):
-                action.sink.set_result(action.value)
-            elif isinstance(action, Failed):
-                _fail(action.sink, action.error)
-            else:
+            full = deliver(action)
+            if full is not None:
+                self._overflow(full)
+            elif isinstance(action, Sign | StopOnServer | Probe | EndLine | StrayError):
                 self._perform_on_line(action)
 
     def _perform_on_line(self, action: Action) -> None:
@@ -505,7 +467,7 @@ class Connection:
         with self._lock:
             self._is_closed = True
             reader = self._reader
-            told, self._waiters = self._waiters, []
+            told = self._waiters.take()
             actions: list[Action] = []
             is_open = self._session.status in (ConnectionStatus.CONNECTED, ConnectionStatus.AUTHENTICATED)
             if reader is not None and is_open:
@@ -516,8 +478,7 @@ class Connection:
                 actions = self._session.close(time.monotonic())
                 self._queue_status(actions)
             watchdog = self.watchdog.detach()
-        for waiter in told:
-            waiter.future.set_exception(error.again())
+        tell(told, error)
         self._perform(actions)
         if reader is not None:
             self._end_reader(reader, is_open)
@@ -559,13 +520,6 @@ class Connection:
                 open_generations=session.requests.count(generations=True),
                 latency=session.latency,
             )
-
-
-def _fail(sink: Any, error: WSClientError) -> None:
-    if isinstance(sink, GenerationFeed):
-        sink.fail(error)
-    else:
-        sink.set_exception(error)
 
 
 def _join(thread: threading.Thread | None, timeout: float) -> None:
