@@ -7,7 +7,8 @@ from ..events import ConnectionStatus as Status
 __all__ = ["MOVES", "check_move"]
 
 MOVES: dict[Status, frozenset[Status]] = {
-    Status.DISCONNECTED: frozenset({Status.CONNECTING, Status.RECONNECTING}),
+    # A gateway that logs in and drops at once uses the attempts up while every loss passes through here.
+    Status.DISCONNECTED: frozenset({Status.CONNECTING, Status.RECONNECTING, Status.RECONNECT_FAILED}),
     Status.CONNECTING: frozenset(
         {
             Status.CONNECTED,
