@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
-from .connection import Connection, new_id, timestamp
+from .connection import Connection
 from .core.messages import BatchMessage, ModelsMessage, PingMessage, StopMessage
 from .core.requests import RequestKind
 from .dispatcher import Callbacks, EventKind
@@ -23,11 +23,12 @@ from .events import (
     ModelInfo,
     TokenEvent,
 )
-from .generation import Batch, Generation, GenerationFeed
+from .generation import Batch, Generation
 from .generation_options import GenerationKeywords
+from .line import new_id, timestamp
 from .models import read_models
 from .options import ClientOptions
-from .outgoing import plan_batch, plan_generation
+from .outgoing import Outgoing, RequestMessage, plan_batch, plan_generation
 from .watchdog import Abandon, CloseDown
 
 __all__ = ["WSClient"]
@@ -260,8 +261,10 @@ class WSClient:
             WSClientError: it could not be sent; see `connect` for why there may be no connection.
         """
         listener: weakref.ref[Any] = weakref.ref(self._callbacks)
-        feed = self._generate(prompt, model, options, option, keeps_tokens=False, listener=listener)
-        return feed.id
+        outgoing = plan_generation(prompt, model, options, option, self._options, keeps_tokens=False, listener=listener)
+        self._callbacks.record(outgoing.request.id)
+        self._send([outgoing], outgoing.message)
+        return outgoing.request.id
 
     def stream(
         self,
@@ -277,8 +280,7 @@ class WSClient:
         Returns:
             The generation under way; leaving a loop over it stops it.
         """
-        feed = self._generate(prompt, model, options, option, keeps_tokens=True)
-        return self._hand_out(feed)
+        return self._generate(plan_generation(prompt, model, options, option, self._options, keeps_tokens=True))
 
     def complete(
         self,
@@ -295,31 +297,22 @@ class WSClient:
             TypeError, ValueError: an argument is wrong.
             WSClientError: it failed; `text` has what came before.
         """
-        feed = self._generate(prompt, model, options, option, keeps_tokens=False)
-        return self._hand_out(feed).result()
+        outgoing = plan_generation(prompt, model, options, option, self._options, keeps_tokens=False)
+        return self._generate(outgoing).result()
 
-    def _hand_out(self, feed: GenerationFeed) -> Generation:
-        watchdog = self._connection.watchdog
-        return Generation(self, feed, lambda id: watchdog.note(Abandon(id)))
+    def _generate(self, outgoing: Outgoing) -> Generation:
+        # Made before anything is sent: a Ctrl-C at any moment after that drops it, and that stops the generation.
+        generation = self._hand_out(outgoing)
+        self._send([outgoing], outgoing.message)
+        return generation
 
-    def _generate(
-        self,
-        prompt: str,
-        model: str | None,
-        options: Mapping[str, Any] | None,
-        keywords: Mapping[str, Any],
-        *,
-        keeps_tokens: bool,
-        listener: weakref.ref[Any] | None = None,
-    ) -> GenerationFeed:
-        outgoing = plan_generation(
-            prompt, model, options, keywords, self._options, keeps_tokens=keeps_tokens, listener=listener
-        )
-        feed: GenerationFeed = outgoing.request.sink
-        if listener is not None:
-            self._callbacks.record(feed.id)
-        self._connection.send([outgoing.request], outgoing.message.encode(timestamp()), self._send_deadline())
-        return feed
+    def _hand_out(self, outgoing: Outgoing) -> Generation:
+        connection = self._connection
+        return Generation(self, outgoing.request.sink, lambda id: connection.watchdog.note(Abandon(id)))
+
+    def _send(self, outgoing: list[Outgoing], message: BatchMessage | RequestMessage) -> None:
+        deadline = time.monotonic() + self._options.request_timeout
+        self._connection.send([item.request for item in outgoing], message.encode(timestamp()), deadline)
 
     def stop_generation(self, generation: str | Generation) -> bool:
         """Stop a generation and wait for the server's acknowledgement, `request_timeout` at most.
@@ -379,16 +372,12 @@ class WSClient:
             WSClientError: the frame could not be sent.
         """
         plan = plan_batch(messages, self._options)
-        message = BatchMessage(id=new_id("batch"), messages=[item.message.to_wire() for item in plan])
-        text = message.encode(timestamp())
-        self._connection.send([item.request for item in plan], text, self._send_deadline())
-        return Batch([item.reply if item.reply is not None else self._hand_out(item.request.sink) for item in plan])
+        handles = [item.reply if item.reply is not None else self._hand_out(item) for item in plan]
+        self._send(plan, BatchMessage(id=new_id("batch"), messages=[item.message.to_wire() for item in plan]))
+        return Batch(handles)
 
     def _request(self, kind: RequestKind, text: str, id: str) -> Any:
         return self._connection.request(kind, text, id, self._options.request_timeout)
-
-    def _send_deadline(self) -> float:
-        return time.monotonic() + self._options.request_timeout
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -101,10 +101,14 @@ class Callbacks:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._subscriptions: dict[EventKind, tuple[_Subscription, ...]] = dict.fromkeys(EventKind, ())
+        self.renew()
+
+    def renew(self) -> None:
+        """Make what belongs to this process: at birth, and again in a forked child, where the thread is gone."""
         # Guards the subscriptions, the recordings and the order of the queue. Nothing is taken inside it, and no
         # user code runs under it.
         self._lock = threading.Lock()
-        self._subscriptions: dict[EventKind, tuple[_Subscription, ...]] = dict.fromkeys(EventKind, ())
         self._recordings: dict[str, _Recording] = {}
         self._latest: weakref.WeakKeyDictionary[threading.Thread, str] = weakref.WeakKeyDictionary()
         self._queue: _Queue = queue.SimpleQueue()

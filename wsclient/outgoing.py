@@ -5,26 +5,29 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
-from .connection import new_id
 from .core.messages import GenerateMessage, ModelsMessage, PingMessage, StopMessage
 from .core.requests import OpenRequest, RequestKind
 from .generation import GenerationFeed, GenerationListener, Reply
 from .generation_options import parse_generation_options
+from .line import new_id
 from .models import read_models
 from .options import ClientOptions
 
-__all__ = ["Outgoing", "plan_batch", "plan_generation"]
+__all__ = ["Outgoing", "RequestMessage", "plan_batch", "plan_generation"]
+
+
+RequestMessage: TypeAlias = GenerateMessage | ModelsMessage | PingMessage | StopMessage
 
 
 @attrs.frozen
 class Outgoing:
     """One request: its message, its open request, and its handle unless that is a generation."""
 
-    message: GenerateMessage | ModelsMessage | PingMessage | StopMessage
+    message: RequestMessage
     request: OpenRequest
     reply: Reply | None = None
 
@@ -129,7 +132,7 @@ def _stop(message: Mapping[str, Any], options: ClientOptions) -> Outgoing:
 
 
 def _answered(
-    message: ModelsMessage | PingMessage | StopMessage,
+    message: RequestMessage,
     id: str,
     kind: RequestKind,
     convert: Callable[[Any], Any],

@@ -13,7 +13,7 @@ from .errors import ConnectionLostError, MessageTooBigError, ProtocolError, WSCl
 from .transport import Transport
 
 if TYPE_CHECKING:
-    from .connection import Connection
+    from .line import Line
 
 __all__ = ["Reader"]
 
@@ -24,14 +24,14 @@ class Reader:
     """One connection's thread.
 
     Args:
-        connection: whom to tell what came in.
+        line: whom to tell what came in.
         transport: the socket, not dialled yet.
         number: which connection of the client this is, for the thread's name.
         max_message_size: bytes of one incoming message.
     """
 
-    def __init__(self, connection: Connection, transport: Transport, number: int, max_message_size: int) -> None:
-        self._connection = connection
+    def __init__(self, line: Line, transport: Transport, number: int, max_message_size: int) -> None:
+        self._line = line
         self.transport = transport
         self._parser = FrameParser(masked=False, max_message_size=max_message_size)
         # Why the connection is to end, when that was decided elsewhere; said before the transport is aborted.
@@ -48,7 +48,7 @@ class Reader:
         error: WSClientError = ConnectionLostError("the connection broke off (close code 1006)")
         try:
             self.transport.dial()
-            self._connection.opened(self)
+            self._line.opened(self)
             error = self._read()
         except WSClientError as raised:
             error = raised
@@ -59,11 +59,11 @@ class Reader:
             error.__cause__ = raised
         finally:
             self.transport.close()
-            self._connection.lost(self, self.end_error or error)
+            self._line.lost(self, self.end_error or error)
 
     def _read(self) -> WSClientError:
         """Read until the end and return why it ended."""
-        parser, transport, connection = self._parser, self.transport, self._connection
+        parser, transport, line = self._parser, self.transport, self._line
         while True:
             data = transport.receive()
             if not data:
@@ -71,7 +71,7 @@ class Reader:
             texts = parser.feed(data)
             if parser.controls:
                 self._answer_pings()
-            connection.receive(self, decode_values(texts) if texts else [])
+            line.receive(self, decode_values(texts) if texts else [])
             if parser.close is not None:
                 transport.post(CLOSE, close_payload(1000) if parser.close.code == 1005 else self._echo())
                 return error_for_close(parser.close.code, bounded(parser.close.reason, 123))

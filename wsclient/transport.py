@@ -296,6 +296,15 @@ class Transport:
         self._outbox.clear()
         self._discard(sock)
 
+    def forget(self) -> None:
+        """Close a forked child's copy of the descriptor; no shutdown and no TLS farewell, the parent uses the line."""
+        # No lock: in the child it may be held by a thread that does not exist there.
+        self._is_aborted = True
+        sock, self._socket, self._ws.sock = self._socket or self._ws.sock, None, None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.close()
+
     def _discard(self, sock: Any) -> None:
         if sock is not None:
             with self._io_lock, contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 if TYPE_CHECKING:
-    from .connection import Connection
+    from .line import Line
 
 __all__ = ["Watchdog"]
 
@@ -64,12 +64,12 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self.wakes_at = math.inf
 
-    def ensure_started(self, connection: Connection) -> None:
+    def ensure_started(self, line: Line) -> None:
         """Start the thread if it does not run. The caller holds the connection's lock."""
         if self._thread is None:
             # Daemon: it sleeps for long, and a program must be able to end meanwhile.
             self._thread = threading.Thread(
-                target=_run, args=(self._notes, connection), name=f"wsclient-watchdog-{self._name}", daemon=True
+                target=_run, args=(self._notes, line), name=f"wsclient-watchdog-{self._name}", daemon=True
             )
             self._thread.start()
 
@@ -87,9 +87,9 @@ class Watchdog:
         return thread
 
 
-def _run(notes: _Notes, connection: Connection) -> None:
+def _run(notes: _Notes, line: Line) -> None:
     while True:
-        pause = connection.plan_wake_up()
+        pause = line.plan_wake_up()
         try:
             note = notes.get(timeout=min(max(pause, 0.0), _LONGEST_SLEEP))
         except queue.Empty:
@@ -97,15 +97,15 @@ def _run(notes: _Notes, connection: Connection) -> None:
         if isinstance(note, _Stop):
             return
         try:
-            _handle(note, connection)
+            _handle(note, line)
         except Exception:
             # Nobody else would notice dead lines and deadlines, so the thread survives its own bugs.
             _logger.exception("the watchdog thread met an unexpected error")
 
 
-def _handle(note: Abandon | CloseDown | Wake, connection: Connection) -> None:
+def _handle(note: Abandon | CloseDown | Wake, line: Line) -> None:
     if isinstance(note, Abandon):
-        connection.abandon(note.id)
+        line.abandon(note.id)
     elif isinstance(note, CloseDown):
-        connection.close()
-    connection.tick(time.monotonic())
+        line.close()
+    line.tick(time.monotonic())
