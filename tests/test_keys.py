@@ -570,6 +570,11 @@ def test_spki_and_pkcs1_are_read_with_any_line_ends(foreign_rsa: rsa.RSAPrivateK
     assert not any(key.has_private() for key in keys)
 
 
+def test_of_several_keys_in_one_text_the_first_counts(ec_public_pem: str, rsa_public_pem: str) -> None:
+    assert public_pem(load_public_key(ec_public_pem + rsa_public_pem)) == ec_public_pem
+    assert public_pem(load_public_key(rsa_public_pem + ec_public_pem)) == rsa_public_pem
+
+
 def test_a_public_key_file_is_read_through_a_path_object(tmp_path: Path, ec_public_pem: str) -> None:
     (tmp_path / "x_key.pub").write_text(ec_public_pem)
     assert public_pem(load_public_key(tmp_path / "x_key.pub")) == ec_public_pem

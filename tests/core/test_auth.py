@@ -227,12 +227,19 @@ def test_base64_is_read_as_node_reads_it(request: pytest.FixtureRequest, fixture
         "url-safe": plain.replace("+", "-").replace("/", "_"),
         "without padding": plain.rstrip("="),
         "both": plain.replace("+", "-").replace("/", "_").rstrip("="),
+        "with too much padding": plain + "=",
         "in lines": "\n".join(plain[i : i + 64] for i in range(0, len(plain), 64)) + "\n",
         "in CRLF lines": "\r\n".join(plain[i : i + 76] for i in range(0, len(plain), 76)),
         "with spaces and tabs": "  " + plain[:9] + " \t" + plain[9:],
     }
     assert {how for how, text in spellings.items() if not verify_signature(key, challenge, text, "SHA256")} == set()
     assert not verify_signature(key, challenge, base64.b64decode(plain).hex(), "SHA256")
+
+
+def test_a_text_far_longer_than_any_signature_is_not_looked_at(ec_key: EccKey) -> None:
+    signature = sign_challenge(ec_key, CHALLENGE, "SHA256")
+    assert verify_signature(ec_key, CHALLENGE, signature + " " * 5000, "SHA256")
+    assert not verify_signature(ec_key, CHALLENGE, signature + " " * 9000, "SHA256")
 
 
 JSON = st.recursive(

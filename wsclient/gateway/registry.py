@@ -1,0 +1,344 @@
+"""Who may log in: the clients file, read and changed so that no concurrent change is lost.
+
+The file has the original's format (protocol.md section 6), and what we do not know in it stays as it is. Needs no
+aiohttp: the offline commands use it too. Everything here is synchronous; what waits for the disk or for another
+process (`register`, `replace`, `revoke`, `flush_logins` and the first question) belongs into a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from . import clients_file
+from .clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time, new_client
+from .clients_file import RegistryError, Stamp
+
+__all__ = [
+    "ClientRegistry",
+    "DuplicateClientError",
+    "RegisteredClient",
+    "RegistryError",
+    "Revocation",
+    "UnknownClientError",
+]
+
+FLUSH_INTERVAL = 60.0
+
+
+class DuplicateClientError(RegistryError):
+    """A registered client has this name or this key already.
+
+    Args:
+        message: which one, and what to do.
+        existing: that client.
+    """
+
+    def __init__(self, message: str, existing: RegisteredClient) -> None:
+        super().__init__(message)
+        self.existing = existing
+
+
+class UnknownClientError(RegistryError):
+    """No registered client has this id or name."""
+
+
+@attrs.frozen(slots=True)
+class Revocation:
+    """A client that was revoked.
+
+    Attributes:
+        client: as it was.
+        record: the file that keeps it, for later questions.
+    """
+
+    client: RegisteredClient
+    record: Path
+
+
+class ClientRegistry:
+    """The registered clients: what the file said when it was last read, and changes to the file.
+
+    Reading is lazy: the first question reads the file, `reload_if_changed` reads it again. Each change reads the file
+    first, under a lock between processes, and so never undoes another's. Safe to use from several threads.
+
+    Args:
+        path: the clients file; no file means no clients.
+        revoked_dir: where revoked clients are kept; `revoked` beside the file when left out.
+        lock_timeout: seconds that a change waits for other processes.
+        default_algorithm: of clients that the file has without one.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        revoked_dir: str | os.PathLike[str] | None = None,
+        lock_timeout: float = clients_file.LOCK_TIMEOUT,
+        default_algorithm: str = DEFAULT_ALGORITHM,
+    ) -> None:
+        self.path = Path(path)
+        self.revoked_dir = self.path.parent / "revoked" if revoked_dir is None else Path(revoked_dir)
+        self._lock_timeout = lock_timeout
+        self._default_algorithm = default_algorithm
+        # Held while the file is read or changed, so that an older snapshot never replaces a newer one.
+        # The lock between processes and _memory may be taken inside.
+        self._disk = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._broken: tuple[Stamp, RegistryError] | None = None
+        self._reported: dict[str, tuple[object, ...]] = {}
+        # Protects the two below; held for moments only, because the gateway's event loop takes it.
+        self._memory = threading.Lock()
+        self._logins: dict[str, tuple[str, float]] = {}
+        self._flushed_at: float | None = None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the file as last read: it is broken, entries are skipped, clients cannot log in."""
+        broken, snapshot = self._broken, self._snapshot
+        return (() if broken is None else (broken[1].message,)) + (() if snapshot is None else snapshot.problems)
+
+    def list(self) -> tuple[RegisteredClient, ...]:
+        """Return all clients, in the file's order.
+
+        Raises:
+            RegistryError: the file was to be read for the first time and is broken.
+        """
+        return tuple(self._current().clients.values())
+
+    def get(self, client_id: str) -> RegisteredClient | None:
+        """Return the client with an id, `None` when there is none.
+
+        Raises:
+            RegistryError: the file was to be read for the first time and is broken.
+        """
+        return self._current().clients.get(client_id)
+
+    def find(self, id_or_name: str) -> RegisteredClient | None:
+        """Return the client with an id or else a name (in any case), `None` when there is none.
+
+        Raises:
+            RegistryError: several clients have that name, or the file was to be read for the first time and is broken.
+        """
+        return self._current().find(id_or_name)
+
+    def register(self, name: str, public_key_pem: str, algorithm: str = DEFAULT_ALGORITHM) -> RegisteredClient:
+        """Add a client.
+
+        Args:
+            name: 1 to 128 printable characters.
+            public_key_pem: SPKI or PKCS#1 PEM; written as SPKI.
+            algorithm: a name that `hash_for_algorithm` knows; written as the hash.
+
+        Returns:
+            The client with its new id.
+
+        Raises:
+            DuplicateClientError: the name (in any case) or the key is registered.
+            InvalidKeyError: the key is none that we accept.
+            RegistryError: the file cannot be read, locked or written.
+            ValueError: the name or the algorithm is not allowed.
+        """
+        client = new_client(name, public_key_pem, algorithm, time.time())
+        with self._exclusive() as now:
+            for existing, what in now.like(client).values():
+                message = f"this {what} is registered already, to client {existing.name!r} (id {existing.id})"
+                raise DuplicateClientError(f"{message}; revoke that one first", existing)
+            self._write([*now.entries, client.to_json()])
+        return client
+
+    def replace(
+        self, name: str, public_key_pem: str, algorithm: str = DEFAULT_ALGORITHM, reason: str = "Replaced"
+    ) -> tuple[RegisteredClient, tuple[Revocation, ...]]:
+        """Add a client and revoke those that have its name or its key, in one step.
+
+        Args:
+            name, public_key_pem, algorithm: as for `register`.
+            reason: why, for the records.
+
+        Returns:
+            The new client, and who was revoked for it.
+
+        Raises:
+            InvalidKeyError: the key is none that we accept.
+            RegistryError: the file or a record cannot be read, locked or written.
+            ValueError: the name or the algorithm is not allowed.
+        """
+        client = new_client(name, public_key_pem, algorithm, time.time())
+        with self._exclusive() as now:
+            return client, self._remove(now, tuple(now.like(client)), reason, add=(client.to_json(),))
+
+    def revoke(self, id_or_name: str, reason: str = "Manual revocation via CLI tool") -> Revocation:
+        """Remove a client, and keep what it was in a record of its own (protocol.md section 6).
+
+        Args:
+            id_or_name: which one.
+            reason: why, for the record.
+
+        Returns:
+            The client and where its record is.
+
+        Raises:
+            RegistryError: the file or the record cannot be read, locked or written, or the name is several clients'.
+            UnknownClientError: there is no such client.
+        """
+        with self._exclusive() as now:
+            client = now.find(id_or_name)
+            if client is None:
+                raise UnknownClientError(f"no client has the id or name {id_or_name!r}; see: wsclient list-clients")
+            return self._remove(now, [client.id], reason)[0]
+
+    def reload_if_changed(self) -> set[str]:
+        """Read the file again if it is another one than before; costs one `stat` otherwise.
+
+        When the file is broken, the clients read before stay in force until it is mended.
+
+        Returns:
+            The ids of clients that were removed, or whose key, algorithm or allowed addresses are others, since the
+            last call (by us or by anybody): their connections must end. Empty while another thread changes the file.
+
+        Raises:
+            RegistryError: the file is broken; once for each state of it.
+        """
+        if not self._disk.acquire(blocking=False):
+            return set()
+        try:
+            stamp = clients_file.stamp_of(self.path)
+            if self._snapshot is None or stamp != self._snapshot.stamp:
+                self._reload(stamp)
+            else:
+                self._broken = None
+            before = self._reported
+            self._reported = {} if self._snapshot is None else self._snapshot.logins()
+            return {client_id for client_id, login in before.items() if self._reported.get(client_id) != login}
+        finally:
+            self._disk.release()
+
+    def note_login(self, client_id: str, ip: str, now: float) -> None:
+        """Remember a login, for the next `flush_logins`.
+
+        Args:
+            client_id: who logged in.
+            ip: from where.
+            now: seconds since the epoch.
+        """
+        with self._memory:
+            self._logins[client_id] = (ip, now)
+
+    def flush_logins(self, now: float, force: bool = False) -> bool:
+        """Write the remembered logins into the file, once a minute at most.
+
+        A client that is gone by then stays gone.
+
+        Args:
+            now: seconds since the epoch.
+            force: do not wait for the minute (at shutdown).
+
+        Returns:
+            Whether the file was written.
+
+        Raises:
+            RegistryError: the file cannot be read, locked or written; the logins are kept for the next try.
+        """
+        with self._memory:
+            too_soon = self._flushed_at is not None and 0 <= now - self._flushed_at < FLUSH_INTERVAL
+            if not self._logins or (too_soon and not force):
+                return False
+            logins, self._logins = self._logins, {}
+            # Also when it fails below: a full disk is not tried again every second.
+            self._flushed_at = now
+        try:
+            return self._write_logins(logins)
+        except RegistryError:
+            with self._memory:
+                self._logins = logins | self._logins
+            raise
+
+    def _write_logins(self, logins: dict[str, tuple[str, float]]) -> bool:
+        with self._exclusive() as current:
+            known = [client_id for client_id in logins if client_id in current.clients]
+            entries = current.entries.copy()
+            for client_id in known:
+                ip, when = logins[client_id]
+                news = {"lastConnected": iso_time(when), "lastIP": ip}
+                entries[current.places[client_id]] = current.entry(client_id) | news
+            if known:
+                self._write(entries)
+            return bool(known)
+
+    def _current(self) -> Snapshot:
+        # A snapshot is never changed, only replaced: reading the reference needs no lock.
+        snapshot = self._snapshot
+        if snapshot is None:
+            with self._disk:
+                snapshot = self._snapshot or self._keep(clients_file.read(self.path))
+        return snapshot
+
+    def _keep(self, content: clients_file.Content) -> Snapshot:
+        assert self._disk.locked()
+        snapshot = Snapshot.of(content, self._default_algorithm)
+        if self._snapshot is None:
+            self._reported = snapshot.logins()
+        self._snapshot, self._broken = snapshot, None
+        return snapshot
+
+    def _reload(self, stamp: Stamp) -> None:
+        if self._broken is not None and self._broken[0] == stamp:
+            return
+        try:
+            self._keep(clients_file.read(self.path))
+        except RegistryError as exc:
+            self._broken = (stamp, exc)
+            raise
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[Snapshot]:
+        """Keep everybody else from changing the file, and hand over what it says now."""
+        if not self._disk.acquire(timeout=self._lock_timeout):
+            raise RegistryError(f"{self.path} is being changed by another thread for too long; try again")
+        try:
+            with clients_file.exclusive(self.path, self._lock_timeout):
+                yield self._keep(clients_file.read(self.path))
+        finally:
+            self._disk.release()
+
+    def _write(self, entries: Sequence[Any]) -> None:
+        stamp = clients_file.write(self.path, entries)
+        self._keep(clients_file.Content(stamp, [*entries]))
+
+    def _remove(
+        self, now: Snapshot, ids: Sequence[str], reason: str, add: Sequence[Any] = ()
+    ) -> tuple[Revocation, ...]:
+        # The records come first: a crash in between leaves a record too many, never a client nobody remembers.
+        revoked: Sequence[Revocation] = ()
+        try:
+            for client_id in ids:
+                record = self._write_record(now.entry(client_id), reason)
+                revoked = (*revoked, Revocation(now.clients[client_id], record))
+            self._write([*now.without(set(ids)), *add])
+        except RegistryError:
+            for revocation in revoked:
+                with suppress(OSError):
+                    revocation.record.unlink()
+            raise
+        return tuple(revoked)
+
+    def _write_record(self, entry: dict[str, Any], reason: str) -> Path:
+        revoked_at = iso_time(time.time())
+        # The id may have been written by hand: it must not lead out of the directory.
+        name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', entry['id'])[:64]}_{re.sub('[:.]', '-', revoked_at)}.json"
+        record = {"client": entry, "revokedAt": revoked_at, "reason": reason}
+        path = self.revoked_dir / name
+        try:
+            self.revoked_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            clients_file.write_new(path, clients_file.dump_json(record), like=self.path)
+        except OSError as exc:
+            raise RegistryError(f"{path} cannot be written: {exc.strerror or exc}; nobody was revoked") from exc
+        return path
