@@ -6,7 +6,7 @@ client, and at high token rates that is where the time goes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 import attrs
@@ -85,8 +85,11 @@ class Backend(Protocol):
     async def list_models(self) -> list[dict[str, Any]]:
         """Return the models as Ollama's `/api/tags` objects; raise `BackendError`."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[list[Piece | Final]]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Piece | Final], None]:
         """Stream a generation: lists of pieces, the last item of the last list is the only `Final`.
+
+        The caller closes the generator (`contextlib.aclosing`): that lets go of the model server at once, where
+        leaving it to the garbage collector would let the model write on.
 
         Raises `BackendError`; a stream without the model server's final word is one with `GENERATION_INCOMPLETE`.
         """
