@@ -152,9 +152,9 @@ class Line:
         self._reader.thread.start()
 
     def _end(self, reader: Reader, error: WSClientError) -> None:
-        """End a line; one that still dials is let go at once, because its thread may be stuck in DNS."""
+        """End a line. One without a login is let go at once: its thread may be stuck in DNS, or in a user's signer."""
         reader.end(error)
-        if self._session.status is ConnectionStatus.CONNECTING:
+        if self._session.status in (ConnectionStatus.CONNECTING, ConnectionStatus.CONNECTED):
             self.lost(reader, error)
 
     def abandon(self, id: str) -> None:
@@ -200,6 +200,9 @@ class Line:
             is_login = any(isinstance(action, Ready) for action in actions)
             waiters = self._waiters.take() if is_login else []
         tell(waiters, None)
+        for action in actions:
+            if isinstance(action, Sign):
+                self._sign(reader, action.challenge)
         self._perform(actions)
 
     def lost(self, reader: Reader, error: WSClientError) -> None:
@@ -275,13 +278,11 @@ class Line:
             full = deliver(action)
             if full is not None:
                 self._overflow(full)
-            elif isinstance(action, Sign | StopOnServer | Probe | EndLine | StrayError):
+            elif isinstance(action, StopOnServer | Probe | EndLine | StrayError):
                 self._perform_on_line(action)
 
     def _perform_on_line(self, action: Action) -> None:
-        if isinstance(action, Sign):
-            self._sign(action.challenge)
-        elif isinstance(action, StopOnServer):
+        if isinstance(action, StopOnServer):
             self._stop_on_server(action.id)
         elif isinstance(action, Probe):
             self._probe()
@@ -296,17 +297,17 @@ class Line:
             if callbacks is not None:
                 callbacks.publish_error(action.error)
 
-    def _sign(self, challenge: str) -> None:
+    def _sign(self, reader: Reader, challenge: str) -> None:
         """Answer the challenge. Reader thread: a signer that hangs is bounded by the login's deadline."""
         assert self._signer is not None
         signature = sign_challenge(self._signer, challenge, self._options.signature_algorithm)
         message = AuthenticateMessage(client_id=self._options.client_id, signature=signature)
         with self._lock:
+            if reader is not self._reader:
+                return
             self._session.signed(time.monotonic())
-            reader = self._reader
             self._messages_sent += 1
-        if reader is not None:
-            reader.transport.post(TEXT, message.encode(timestamp()).encode())
+        reader.transport.post(TEXT, message.encode(timestamp()).encode())
 
     def _probe(self) -> None:
         now = time.monotonic()
@@ -329,6 +330,7 @@ class Line:
 
     def close(self) -> None:
         """Close the connection and end all threads, within about 2 s; see `WSClient.close`."""
+        self._use_process()
         error = ClientClosedError("the client was closed")
         with self._lock:
             self._is_closed = True
@@ -366,6 +368,7 @@ class Line:
 
     def stats(self) -> ClientStats:
         """Return a snapshot of the counters."""
+        self._use_process()
         with self._lock:
             session, reader = self._session, self._reader
             received, sent = self._past_bytes_received, self._past_bytes_sent
