@@ -89,6 +89,9 @@ def generate_key(type: str = "rsa", size: int | None = None) -> Key:
         type: `"rsa"` or `"ec"`.
         size: bits: 2048 to 8192 for RSA (3072 when left out), 256 or 384 for EC (256 when left out).
 
+    Returns:
+        The private key.
+
     Raises:
         ValueError: there is no such type or size.
     """
@@ -112,6 +115,9 @@ def check_key_name(name: str) -> str:
 
     Args:
         name: what stands before `_key.pem`.
+
+    Returns:
+        The same name.
 
     Raises:
         ValueError: it is empty, longer than 64 characters, starts with a dot or a dash, or has a path separator,

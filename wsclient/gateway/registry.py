@@ -93,7 +93,8 @@ class ClientRegistry:
         self._disk = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._broken: tuple[Stamp, RegistryError] | None = None
-        self._reported: dict[str, tuple[object, ...]] = {}
+        # What reload_if_changed told about last; changes of our own move _snapshot on without telling anybody.
+        self._reported: Snapshot | None = None
         # Protects the two below; held for moments only, because the gateway's event loop takes it.
         self._memory = threading.Lock()
         self._logins: dict[str, tuple[str, float]] = {}
@@ -215,9 +216,12 @@ class ClientRegistry:
                 self._reload(stamp)
             else:
                 self._broken = None
-            before = self._reported
-            self._reported = {} if self._snapshot is None else self._snapshot.logins()
-            return {client_id for client_id, login in before.items() if self._reported.get(client_id) != login}
+            before, now = self._reported, self._snapshot
+            self._reported = now
+            if before is None or now is None or before is now:
+                return set()
+            logins = now.logins()
+            return {client_id for client_id, login in before.logins().items() if logins.get(client_id) != login}
         finally:
             self._disk.release()
 
@@ -285,7 +289,7 @@ class ClientRegistry:
         assert self._disk.locked()
         snapshot = Snapshot.of(content, self._default_algorithm)
         if self._snapshot is None:
-            self._reported = snapshot.logins()
+            self._reported = snapshot
         self._snapshot, self._broken = snapshot, None
         return snapshot
 
