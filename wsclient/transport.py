@@ -249,7 +249,7 @@ class Transport:
             while not frame.is_written:
                 if not self._write_some(self._outbox[0]) and not self._wait(select.POLLOUT, stall_timeout):
                     raise TimeoutError(f"the server took nothing for {stall_timeout:g} s")
-        except (OSError, IndexError) as error:
+        except OSError as error:
             # Half a frame may be out, so nothing can follow it.
             self.abort()
             raise ConnectionLostError(f"the connection broke while sending: {_reason(error)}") from error
@@ -293,7 +293,7 @@ class Transport:
         with self._close_lock:
             self._is_aborted = True
             sock, self._socket, self._ws.sock = self._socket, None, None
-        self._outbox.clear()
+        # The outbox stays as it is: only who holds the send lock takes from it, and a sender may be at it right now.
         self._discard(sock)
 
     def forget(self) -> None:
