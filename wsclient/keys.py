@@ -66,6 +66,8 @@ _OTHER_TYPES = {
     "1.3.101.113": "Ed448",
 }
 _MAKE_ONE = "Make a key pair with: wsclient generate-keys"
+_GIVE_PRIVATE = "Give the private half of the pair, NAME_key.pem"
+_GIVE_PUBLIC = "Give the public half of the pair, NAME_key.pub"
 _CONVERT_SSH = "Convert a copy of it with: ssh-keygen -p -m PKCS8 -f COPY"
 
 
@@ -88,9 +90,6 @@ def generate_key(type: str = "rsa", size: int | None = None) -> Key:
     Args:
         type: `"rsa"` or `"ec"`.
         size: bits: 2048 to 8192 for RSA (3072 when left out), 256 or 384 for EC (256 when left out).
-
-    Returns:
-        The private key.
 
     Raises:
         ValueError: there is no such type or size.
@@ -115,9 +114,6 @@ def check_key_name(name: str) -> str:
 
     Args:
         name: what stands before `_key.pem`.
-
-    Returns:
-        The same name.
 
     Raises:
         ValueError: it is empty, longer than 64 characters, starts with a dot or a dash, or has a path separator,
@@ -257,7 +253,7 @@ def _key_object(source: object) -> Key:
         wanted = "a path, PEM text or bytes, or a key of pycryptodome"
         raise TypeError(f"the private key must be {wanted}, not {type(source).__module__}.{type(source).__name__}")
     if not source.has_private():
-        raise InvalidKeyError("the private key is a public key", description="Give the private half of the pair")
+        raise InvalidKeyError("the private key is a public key", description=_GIVE_PRIVATE)
     return source
 
 
@@ -275,18 +271,17 @@ def _read_key_file(path: str, allow_readable: bool) -> bytes:
         # Non-blocking, because the path may be a named pipe that nobody writes to.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        advice = "Check private_key_path, or make a key pair with: wsclient generate-keys"
-        raise InvalidKeyError(f"{what} does not exist", description=advice) from None
+        raise InvalidKeyError(f"{what} does not exist", description=f"Check the path. {_MAKE_ONE}") from None
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        advice = "Check private_key_path, and that this user may read the file"
+        advice = "Check the path, and that this user may read the file"
         raise InvalidKeyError(f"{what} cannot be opened: {reason}", description=advice) from None
     try:
         # The open file is judged, not the path: nobody can put another one there in between.
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise InvalidKeyError(f"{what} is {kind}", description="Give the path of a NAME_key.pem file")
+            raise InvalidKeyError(f"{what} is {kind}", description=_GIVE_PRIVATE)
         check_key_file_mode(path, status.st_uid, status.st_mode, os.geteuid(), allow_readable)
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(_MAX_PEM + 1)
@@ -323,7 +318,7 @@ def check_key_file_mode(path: str, uid: int, mode: int, user_uid: int, allow_rea
 def _parse_private(pem: bytes, passphrase: Passphrase | None, what: str) -> Key:
     label, block = _pem_block(pem, _PRIVATE_LABELS, what)
     if label in _PUBLIC_LABELS:
-        raise InvalidKeyError(f"{what} is a public key", description="Give the private half: NAME_key.pem")
+        raise InvalidKeyError(f"{what} is a public key", description=_GIVE_PRIVATE)
     secret = None
     if label == b"ENCRYPTED PRIVATE KEY" or b"Proc-Type: 4,ENCRYPTED" in block:
         secret = b"" if passphrase is None else _passphrase_bytes(passphrase)
@@ -369,16 +364,14 @@ def load_public_key(pem: str | bytes | os.PathLike[str]) -> Key:
             pem = Path(pem).expanduser().read_bytes()
         except (OSError, ValueError, RuntimeError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else exc
-            advice = "Give the path of a NAME_key.pub file"
-            raise InvalidKeyError(f"{what} cannot be read: {reason}", description=advice) from None
+            raise InvalidKeyError(f"{what} cannot be read: {reason}", description=_GIVE_PUBLIC) from None
     if not isinstance(pem, str | bytes):
-        raise InvalidKeyError(f"{what} is not text", description="Give the content of a NAME_key.pub file")
+        raise InvalidKeyError(f"{what} is not text", description=_GIVE_PUBLIC)
     data = pem.encode(errors="replace") if isinstance(pem, str) else pem
     label, block = _pem_block(data, _PUBLIC_LABELS, what)
     key = _import(block, None) if label in _PUBLIC_LABELS else None
     if b"PRIVATE" in label or (key is not None and key.has_private()):
-        advice = "Never hand out a private key; give NAME_key.pub"
-        raise InvalidKeyError(f"{what} is a private key", description=advice)
+        raise InvalidKeyError(f"{what} is a private key", description=f"Never hand it out. {_GIVE_PUBLIC}")
     if key is None:
         raise InvalidKeyError(f"{what} cannot be used: {_why_not(label, block)}", description=_MAKE_ONE)
     return _checked(key, what)
