@@ -92,6 +92,11 @@ def test_a_stop_string_that_does_not_come_changes_nothing() -> None:
     assert text(seed=3, stop=["the the the", " a a a"]) == text(seed=3)
 
 
+def test_a_text_that_ends_in_the_beginning_of_a_stop_string_is_whole() -> None:
+    whole = text(seed=3)
+    assert text(seed=3, stop=[whole[-8:] + " and never this"]) == whole
+
+
 @pytest.mark.parametrize("model", ["llama2", "", "BUILTIN", "builtin:1b"])
 def test_any_other_model_is_not_found_in_ollamas_words(model: str) -> None:
     with pytest.raises(BackendError) as caught:

@@ -154,6 +154,12 @@ def test_no_sampling_makes_it_go_round_in_circles(model: NgramModel, sampling: S
     assert len(passages) > 0.9 * len(last)
 
 
+def test_a_choice_that_is_next_to_certain_is_used_up_in_the_end() -> None:
+    # At this temperature b comes after "x a" once in 10**30 times; without being used up the text would be x a x a x a.
+    walk = NgramModel(["x a x a x a x a b."]).walk("", Sampling(temperature=0.01, top_p=1.0, seed=1))
+    assert 10 < walk.take(200).count(" b") < 30
+
+
 def test_a_corpus_with_one_way_through_it_is_walked_for_ever() -> None:
     assert text(NgramModel(["a b."]), 9, temperature=0.0) == "A b.\n\na b.\n\na"
 

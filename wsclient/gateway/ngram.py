@@ -97,8 +97,7 @@ class NgramModel:
         self._texts = [word for _, word in pairs]
         self._after_pair = [_Followers.ranked(counters[state]) for state in range(len(pairs))]
         self._after_word = {word: _Followers.ranked(counter) for word, counter in by_word.items()}
-        # Later entries win in a dict: reversed, the state kept for a word is the first one in the corpus.
-        self._first_with = {word: state for (_, word), state in reversed(pairs.items())}
+        self._state_with = {word: state for (_, word), state in pairs.items()}
 
     @property
     def size(self) -> int:
@@ -132,13 +131,13 @@ class NgramModel:
                 if pair in self._pairs:
                     return self._pairs[pair]
             if last:
-                return self._first_with[last[0]]
+                return self._state_with[last[0]]
         return 0
 
     def _spellings(self, word: str) -> list[str]:
         bare = word.strip()
         forms = dict.fromkeys((bare, bare.lower(), bare.capitalize()))
-        return [word for form in forms for word in (f" {form}", form) if word in self._first_with]
+        return [word for form in forms for word in (f" {form}", form) if word in self._state_with]
 
 
 class _Choice:
