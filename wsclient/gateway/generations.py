@@ -20,8 +20,9 @@ __all__ = ["Generation", "now_ms"]
 
 _log = logging.getLogger(__name__)
 
-# A backend that never really waits would keep the event loop for itself.
-_SLICE = 0.005
+# A backend that always has more at hand would keep the event loop and the connection's buffer for itself: after this
+# many seconds or bytes the others have their turn.
+_SLICE_TIME, _SLICE_BYTES = 0.005, 16 * 1024
 
 _USAGE = {
     "promptTokens": "prompt_tokens",
@@ -109,17 +110,17 @@ class Generation:
             self._finish()
 
     async def _pump(self, stream: AsyncGenerator[list[Piece | Final], None]) -> None:
-        yielded = time.monotonic()
+        slice_end, slice_bytes = time.monotonic() + _SLICE_TIME, 0
         async for items in stream:
             texts = self._encode(items)
             if texts:
-                await self._socket.send_in_turn(texts)
+                slice_bytes += await self._socket.send_in_turn(texts)
                 self._tokens += len(texts)
             if self._final is not None:
                 return
-            if time.monotonic() - yielded > _SLICE:
+            if slice_bytes > _SLICE_BYTES or time.monotonic() > slice_end:
                 await asyncio.sleep(0)
-                yielded = time.monotonic()
+                slice_end, slice_bytes = time.monotonic() + _SLICE_TIME, 0
 
     def _encode(self, items: list[Piece | Final]) -> list[str]:
         texts: list[str] = []

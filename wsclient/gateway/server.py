@@ -33,7 +33,7 @@ __all__ = ["Gateway", "GatewayError", "GatewayStats", "make_backend", "run_gatew
 _log = logging.getLogger(__name__)
 
 # How often the clients file is looked at; a revocation must work within a second (design.md section 6).
-_HOUSEKEEPING = 0.5
+_HOUSEKEEPING = 0.25
 _REVOKED = 4003
 # How long the clients file may keep a stop waiting.
 _LAST_FLUSH = 2.0

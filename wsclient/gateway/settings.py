@@ -81,10 +81,14 @@ def _log_level(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} must be one of {', '.join(_LOG_LEVELS)} (got {_got(value)})")
 
 
-def _path(value: Any) -> Path:
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise ValueError(f"a path must be text or a Path, and not empty (got {_got(value)})")
-    return Path(value).expanduser()
+def _path(value: Any) -> Any:
+    """Return a path as such; what cannot be one is left for `_is_path` to name."""
+    return Path(value).expanduser() if isinstance(value, str | os.PathLike) and os.fspath(value) else value
+
+
+def _is_path(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, Path):
+        raise ValueError(f"{attribute.name} must be text or a Path, and not empty (got {_got(value)})")
 
 
 def _ollama_url(value: Any) -> str:
@@ -129,8 +133,10 @@ class GatewaySettings:
 
     host: str = attrs.field(default="127.0.0.1", validator=_text)
     port: int = attrs.field(default=3000, validator=_whole(0, 65535, "a whole number"))
-    data_dir: Path = attrs.field(default=Path("data"), converter=_path)
-    clients_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_path))
+    data_dir: Path = attrs.field(default=Path("data"), converter=_path, validator=_is_path)
+    clients_file: Path | None = attrs.field(
+        default=None, converter=_path, validator=attrs.validators.optional(_is_path)
+    )
     backend: str = attrs.field(default="ollama", validator=_backend)
     ollama_url: str = attrs.field(default=DEFAULT_OLLAMA_URL, converter=_ollama_url)
     default_model: str = attrs.field(validator=_text)

@@ -12,9 +12,13 @@ that its generations come to rest. Everything else, which is small, is sent at o
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 
 from aiohttp.abc import AbstractStreamWriter
@@ -157,20 +161,32 @@ class WebSocket:
         if self._state is _State.OPEN:
             self._put(encode_texts(texts))
 
-    async def send_in_turn(self, texts: list[str]) -> None:
+    async def send_in_turn(self, texts: list[str]) -> int:
         """Send messages when the client has caught up, one caller after the other; for text, which is endless.
 
-        When it is cancelled, the messages may or may not have been sent.
+        When it is cancelled, none of them is sent.
+
+        Returns:
+            How many bytes they were.
         """
         if self._state is not _State.OPEN:
-            return
+            return 0
         data = encode_texts(texts)
         if not self._turns and not self._is_behind():
             self._put(data)
-            return
+            return len(data)
         turn = _Turn(data, self._loop.create_future())
         self._turns.append(turn)
-        await turn.done
+        try:
+            await turn.done
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if turn.done.cancelled() or task is None:
+                raise
+            # Sent in the same moment: the caller takes note of that first, and is cancelled where it waits next.
+            task.uncancel()
+            task.cancel()
+        return len(data)
 
     def _is_behind(self) -> bool:
         return self.unsent_bytes > _HIGH_WATER
@@ -198,7 +214,7 @@ class WebSocket:
         elif self._drainer is None:
             self._drainer = self._loop.create_task(self._drain())
             self._progress_check = self._loop.call_later(
-                self._settings.write_timeout, self._check_progress, self._written_bytes - unsent
+                self._settings.write_timeout, self._check_progress, self._taken_bytes()
             )
 
     def _grant_turns(self) -> None:
@@ -223,12 +239,26 @@ class WebSocket:
 
     def _check_progress(self, taken_before: int) -> None:
         """Cut off a client that has taken nothing since the last look."""
-        taken = self._written_bytes - self._transport.get_write_buffer_size()
+        taken = self._taken_bytes()
         timeout = self._settings.write_timeout
         if taken == taken_before:
             self._cut_off(f"read nothing for {timeout:g} s")
             return
         self._progress_check = self._loop.call_later(timeout, self._check_progress, taken)
+
+    def _taken_bytes(self) -> int:
+        """Return how much has reached the client's side, as far as the system tells.
+
+        What the kernel has taken from us says nothing: it asks for more only when a third of its buffer is free, and a
+        client that reads 20 kB/s may take a minute for that.
+        """
+        queued = 0
+        connected = self._transport.get_extra_info("socket")
+        if connected is not None:
+            with suppress(OSError, ValueError):
+                answer = fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4))
+                queued = int.from_bytes(answer, sys.byteorder)
+        return self._written_bytes - self._transport.get_write_buffer_size() - queued
 
     def _cut_off(self, why: str) -> None:
         _log.warning("a client %s; its connection is dropped", why)
@@ -245,7 +275,9 @@ class WebSocket:
         # The peer sees the end at once, while its answer is still read: closing with unread data in the socket would
         # reset the connection, and the close frame could be lost with it.
         if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+            # It fails when the peer has gone already; then `feed_eof` is about to be called.
+            with suppress(OSError):
+                self._transport.write_eof()
 
     def abort(self) -> None:
         """Drop the connection as it is, without a close frame."""
