@@ -187,6 +187,7 @@ class Line:
             if reader is not self._reader or reader.end_error is not None:
                 raise reader.end_error or ConnectionLostError("the attempt was given up")
             self._queue_status(self._session.opened(time.monotonic()))
+            self._wake_watchdog(self._session.next_due())
 
     def receive(self, reader: Reader, values: list[Any]) -> None:
         """Route a batch of messages: one lock taking, one hand-over for each generation. Reader thread."""
@@ -199,6 +200,7 @@ class Line:
             self._queue_status(actions)
             is_login = any(isinstance(action, Ready) for action in actions)
             waiters = self._waiters.take() if is_login else []
+            self._wake_watchdog(self._session.take_new_due())
         tell(waiters, None)
         for action in actions:
             if isinstance(action, Sign):
@@ -266,19 +268,15 @@ class Line:
     def _queue_status(self, actions: list[Action]) -> None:
         callbacks = self._callbacks()
         for action in actions:
-            if isinstance(action, StatusChanged):
-                if action.status is ConnectionStatus.AUTHENTICATED:
-                    is_again = self._session.reconnects > 0
-                    _logger.log(logging.INFO if is_again else logging.DEBUG, "logged in")
-                if callbacks is not None:
-                    callbacks.publish(EventKind.CONNECTION_CHANGE, action.status)
+            if isinstance(action, StatusChanged) and callbacks is not None:
+                callbacks.publish(EventKind.CONNECTION_CHANGE, action.status)
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             full = deliver(action)
             if full is not None:
                 self._overflow(full)
-            elif isinstance(action, StopOnServer | Probe | EndLine | StrayError):
+            elif isinstance(action, StopOnServer | Probe | EndLine | StrayError | Ready):
                 self._perform_on_line(action)
 
     def _perform_on_line(self, action: Action) -> None:
@@ -291,6 +289,8 @@ class Line:
                 reader = self._reader
             if reader is not None:
                 self._end(reader, action.error)
+        elif isinstance(action, Ready):
+            _logger.log(logging.INFO if action.is_recovery else logging.DEBUG, "logged in")
         elif isinstance(action, StrayError):
             callbacks = self._callbacks()
             _logger.warning("the server reports: %s", action.error.message)

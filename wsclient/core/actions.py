@@ -89,7 +89,9 @@ class StatusChanged:
 
 @attrs.frozen(slots=True)
 class Ready:
-    """The login succeeded: requests can go out."""
+    """The login succeeded: requests can go out; `is_recovery` says whether an outage ended with it."""
+
+    is_recovery: bool
 
 
 @attrs.frozen(slots=True)

@@ -79,10 +79,15 @@ class OpenRequest:
 
 
 class RequestTable:
-    """The open requests by id."""
+    """The open requests by id.
+
+    Attributes:
+        new_due: the earliest deadline of a batch item whose clock started; the session resets it.
+    """
 
     def __init__(self) -> None:
         self._open: dict[str, OpenRequest] = {}
+        self.new_due = math.inf
 
     def open(self, requests: Iterable[OpenRequest], now: float) -> None:
         """File requests.
@@ -118,6 +123,7 @@ class RequestTable:
             after.previous = before
             if before is None:
                 after.started_at = now
+                self.new_due = min(self.new_due, after.deadline())
         return request
 
     def take_all(self) -> list[OpenRequest]:

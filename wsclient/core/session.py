@@ -64,6 +64,9 @@ __all__ = ["Session", "SessionTimes"]
 # A connection that held for less than this, and for less than the last pause, does not reset the backoff.
 _MIN_STABLE = 1.0
 
+# Equal to no id that JSON can hold; null is one.
+_NO_ID = object()
+
 
 @attrs.frozen(kw_only=True)
 class SessionTimes:
@@ -105,7 +108,9 @@ class Session:
         self.tokens = self.messages_received = self.ignored_messages = self.connects = self.reconnects = 0
         # Until when the present step (dial, challenge, verdict) may take, and the next dial while reconnecting.
         self._step_deadline = math.inf
-        self._is_signed = False
+        # The earliest time that came up since `take_new_due` was asked last.
+        self._new_due = math.inf
+        self._is_challenged = self._is_signed = False
         self._authenticated_at = 0.0
         self._heard_at = 0.0
         self._probe_sent_at: float | None = None
@@ -117,7 +122,7 @@ class Session:
     def dial(self, now: float) -> list[Action]:
         """Begin a connection attempt; legal whenever none is under way."""
         self._step_deadline = now + self._times.connect_timeout
-        self._is_signed = False
+        self._is_challenged = self._is_signed = False
         return self._move(Status.CONNECTING)
 
     def opened(self, now: float) -> list[Action]:
@@ -174,7 +179,7 @@ class Session:
             self._backoff.reset()
             if not attempts:
                 # max_reconnect_attempts=0: nothing was tried, so nothing failed.
-                return []
+                return self._move(Status.DISCONNECTED)
             self.last_error = ReconnectFailedError(
                 f"{attempts} reconnect attempts failed, the last with: {error.message}"
             )
@@ -189,12 +194,13 @@ class Session:
 
     def close(self, now: float) -> list[Action]:
         """Give up whatever is under way because the user closed the client."""
+        error = ClientClosedError("the client was closed")
+        actions = self._fail_all(error) if self.status is Status.DISCONNECTED else self.lost(error, now)
         self.keeps_trying = False
         self._backoff.reset()
+        # What the user ended was not lost: the next login is no reconnect.
         self._was_lost = False
-        if self.status is Status.DISCONNECTED:
-            return self._fail_all(ClientClosedError("the client was closed"))
-        return self.lost(ClientClosedError("the client was closed"), now)
+        return actions
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -224,6 +230,16 @@ class Session:
             return self._probe_sent_at + self._times.pong_timeout
         return self._heard_at + self._times.ping_interval
 
+    def take_new_due(self) -> float:
+        """Return the earliest time that became due since the last call, infinity when none did.
+
+        Cheap, unlike `next_due`: it is asked after every batch of messages, because a first token, a login or the end
+        of a batch item can bring a deadline nearer than the one that was planned for.
+        """
+        due = min(self._new_due, self.requests.new_due)
+        self._new_due = self.requests.new_due = math.inf
+        return due
+
     def tick(self, now: float) -> list[Action]:
         """Do what is due: give up requests, probe the line, end a dead one, dial again."""
         actions: list[Action] = []
@@ -252,8 +268,10 @@ class Session:
             return Dial()
         if self.status is Status.CONNECTING:
             return EndLine(ConnectionTimeoutError(f"no connection within {self._times.connect_timeout:g} s"))
-        if not self._is_signed:
+        if not self._is_challenged:
             return EndLine(ChallengeTimeoutError(f"no challenge within {self._times.auth_timeout:g} s"))
+        if not self._is_signed:
+            return EndLine(AuthTimeoutError(f"the challenge was not signed within {self._times.auth_timeout:g} s"))
         return EndLine(AuthTimeoutError(f"no verdict on the login within {self._times.auth_timeout:g} s"))
 
     # --- receiving ----------------------------------------------------------------------------------------------------
@@ -268,7 +286,7 @@ class Session:
         self.messages_received += len(values)
         actions: list[Action] = []
         batches: dict[str, list[str]] = {}
-        current: str | None = None
+        current: Any = _NO_ID
         tokens: list[str] = []
         for value in values:
             # The hot path: every field it reads may be missing or of any type, and then the message takes the
@@ -283,7 +301,7 @@ class Session:
                     continue
             except (KeyError, TypeError):
                 pass
-            current = None
+            current = _NO_ID
             self._receive_one(value, now, batches, actions)
             if actions and isinstance(actions[-1], EndLine):
                 return actions
@@ -305,7 +323,10 @@ class Session:
             self._fail_one(ProtocolError(f"stream_token message: token must be text (got {kind})", id=id), now, actions)
             return
         if tokens:
-            request.last_token_at = now
+            is_first, request.last_token_at = request.last_token_at is None, now
+            if is_first:
+                # The silence allowed from now on may be shorter than the wait for a cold model was.
+                self._new_due = min(self._new_due, request.deadline())
             self.tokens += len(tokens)
             actions.append(Tokens(request.sink, tokens, text, is_thinking))
 
@@ -345,7 +366,10 @@ class Session:
             self._flush(id, batches.pop(id), now, actions)
 
     def _receive_login(self, message: Any, now: float, actions: list[Action]) -> None:
-        if isinstance(message, ChallengeMessage) and not self._is_signed:
+        if isinstance(message, ChallengeMessage) and not self._is_challenged:
+            # One signature a connection: a second challenge is ignored.
+            self._is_challenged = True
+            self._step_deadline = now + self._times.auth_timeout
             actions.append(Sign(message.challenge))
         elif isinstance(message, ErrorMessage) or (isinstance(message, AuthResultMessage) and not message.success):
             actions.append(EndLine(message.to_error()))
@@ -353,14 +377,16 @@ class Session:
             actions.append(EndLine(ProtocolError("the server accepted a login that was not sent")))
         elif isinstance(message, AuthResultMessage):
             self.connects += 1
-            self.reconnects += self._was_lost
-            self._was_lost = False
+            is_recovery, self._was_lost = self._was_lost, False
+            self.reconnects += is_recovery
             self._authenticated_at = self._heard_at = now
             self._step_deadline = math.inf
             self.last_error = None
-            self.max_message_bytes = message.max_message_bytes or None
+            limit = message.max_message_bytes or 0
+            self.max_message_bytes = limit if limit > 0 else None
             actions += self._move(Status.AUTHENTICATED)
-            actions.append(Ready())
+            self._new_due = min(self._new_due, self._liveness_due())
+            actions.append(Ready(is_recovery))
         else:
             self.ignored_messages += 1
 
