@@ -1,0 +1,69 @@
+"""Every example runs as it is, in a folder where the README's quick start was followed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wsclient.gateway.thread import GatewayThread
+
+from .programs import Site, run_program, wait_for_line
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def _run(name: str, site: Site, *arguments: str) -> str:
+    finished = run_program([sys.executable, str(EXAMPLES / name), *arguments], site.folder)
+    assert finished.stderr == ""
+    assert finished.returncode == 0
+    return finished.stdout
+
+
+def test_every_example_has_a_test() -> None:
+    tested = {"stream.py", "basic_usage.py", "concurrent_generations.py", "custom_reconnect.py"}
+
+    assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+
+
+def test_every_example_is_short() -> None:
+    assert all(len(path.read_text().splitlines()) < 80 for path in EXAMPLES.glob("*.py"))
+
+
+def test_stream_prints_the_text(site: Site) -> None:
+    assert len(_run("stream.py", site).split()) > 10
+
+
+def test_basic_usage_tells_statuses_models_text_and_the_end(site: Site) -> None:
+    printed = _run("basic_usage.py", site)
+
+    assert "Connection status: authenticated" in printed
+    assert "Available models: builtin" in printed
+    assert "Generation complete: 80 tokens" in printed
+
+
+def test_concurrent_generations_adds_up_both_texts(site: Site) -> None:
+    assert "Generated 2 texts with a total of 120 tokens" in _run("concurrent_generations.py", site)
+
+
+@pytest.mark.slow
+def test_custom_reconnect_gives_up_after_three_attempts(site: Site, gateway: GatewayThread) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-u", str(EXAMPLES / "custom_reconnect.py"), "30"],
+        cwd=site.folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as program:
+        wait_for_line(program, "authenticated")
+        gateway.kill()
+        printed, _ = program.communicate(timeout=30)
+
+    assert printed.count("Manual reconnect attempt") == 3
+    assert printed.endswith("Giving up.\n")
+
+
+def test_custom_reconnect_ends_when_its_time_is_over(site: Site) -> None:
+    assert "Connection status: authenticated" in _run("custom_reconnect.py", site, "1")

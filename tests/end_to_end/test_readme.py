@@ -1,0 +1,129 @@
+"""Every code block of the README runs, and its tables say what the code says."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+import wsclient
+from wsclient import ClientOptions, ErrorCode, WSClient
+
+from ..support.fake_ollama import FakeOllama
+from .programs import Site, free_port, run_program, wait_for_line
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def _bash_block(mark: str) -> str:
+    found = re.search(rf"^<!-- {mark} -->\n```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def _table(heading: str) -> list[list[str]]:
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows[1:]]
+
+
+def test_no_code_block_escapes_these_tests() -> None:
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + 5
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
+def test_python_block_runs_as_it_is(block: str, site: Site) -> None:
+    # The two values that the text itself says to replace.
+    program = block.replace("ws://localhost:3000", site.url).replace("your-client-id", site.client_id)
+
+    finished = run_program([sys.executable, "-c", program], site.folder)
+
+    assert finished.stderr == ""
+    assert finished.returncode == 0
+    assert finished.stdout.strip()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """What the quick start's blocks need: the commands on the path, a port that is free, and an Ollama."""
+    with FakeOllama() as ollama:
+        yield {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PORT": str(free_port()),
+            "OLLAMA_API_URL": ollama.url,
+        }
+
+
+def test_quick_start_goes_from_nothing_to_a_served_registered_client(tmp_path: Path, served: dict[str, str]) -> None:
+    made = run_program(["bash", "-ec", _bash_block("run: quickstart")], tmp_path, env=served)
+    assert made.returncode == 0, made.stderr
+    config = tmp_path / "keys" / "my-client_config.json"
+    # The blocks use the port that a gateway has unless told otherwise; a test machine may use that for something else.
+    config.write_text(config.read_text().replace("localhost:3000", f"localhost:{served['PORT']}"))
+
+    with subprocess.Popen(
+        ["bash", "-ec", "exec " + _bash_block("run: serve")],
+        cwd=tmp_path,
+        env=served,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as gateway:
+        try:
+            wait_for_line(gateway, served["PORT"])
+            finished = run_program(["bash", "-ec", _bash_block("run: generate")], tmp_path, env=served)
+        finally:
+            gateway.send_signal(signal.SIGTERM)
+            gateway.communicate(timeout=20)
+
+    assert finished.returncode == 0, finished.stderr
+    assert "llama2:latest" in finished.stdout
+
+
+def test_the_two_commands_install_what_they_run() -> None:
+    demo, tests = _bash_block("command: demo"), _bash_block("command: tests")
+
+    assert "'.[cli]'" in demo
+    assert "wsclient demo" in demo
+    assert "'.[test]'" in tests
+    assert "pytest" in tests
+
+
+def test_option_table_names_every_option_and_no_other() -> None:
+    named = [row[0].strip("`") for row in _table("Options")]
+
+    assert sorted(named) == sorted(field.name for field in attrs.fields(ClientOptions))
+
+
+def test_option_table_shows_the_defaults() -> None:
+    defaults = {field.name: field.default for field in attrs.fields(ClientOptions)}
+    shown = {row[0].strip("`"): row[1] for row in _table("Options")}
+
+    for name in ("reconnect_delay", "max_reconnect_delay", "connect_timeout", "auth_timeout", "request_timeout"):
+        assert shown[name] == f"{defaults[name]} s"
+    for name in ("auto_connect", "auto_reconnect", "allow_insecure", "allow_readable_key"):
+        assert shown[name] == f"`{defaults[name]}`"
+
+
+def test_error_table_names_every_code_with_its_class() -> None:
+    shown = {row[0].strip("`"): row[1].strip("`") for row in _table("Error codes")}
+
+    assert set(shown) == set(ErrorCode)
+    assert all(getattr(wsclient, name).code == code for code, name in shown.items())
+
+
+def test_name_table_leads_to_things_that_exist() -> None:
+    column = " ".join(row[1] for row in _table("From the JavaScript client"))
+
+    for name in re.findall(r"client\.(\w+)", column):
+        assert hasattr(WSClient, name)
