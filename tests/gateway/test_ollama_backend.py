@@ -292,6 +292,10 @@ def test_nobody_listening_is_told_without_the_address() -> None:
     assert failure("http://no-such-host.invalid:1")[0] == "Cannot connect to Ollama: unknown host"
 
 
+def test_failing_tls_is_told(fake: FakeOllama) -> None:
+    assert failure(fake.url.replace("http:", "https:"))[0] == "Cannot connect to Ollama: TLS failed"
+
+
 def test_a_server_that_hangs_up_or_speaks_no_http_is_told() -> None:
     def answer(data: bytes) -> str:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -185,7 +185,9 @@ class FakeOllama:
             self.requests.append(recorded)
             self._arrived.notify_all()
         try:
-            return self._planned_failure(request.path) or await self._endpoints.answer(request, recorded)
+            # Not `or`: a response of an older aiohttp is an empty mapping, and false.
+            failure = self._planned_failure(request.path)
+            return await self._endpoints.answer(request, recorded) if failure is None else failure
         except (asyncio.CancelledError, ConnectionResetError):
             if not recorded.is_dropped:
                 recorded.disconnected.set()

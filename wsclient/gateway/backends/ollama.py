@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -277,10 +278,12 @@ def _reason(error: Exception) -> str:
         return "Cannot connect to Ollama: no answer in time"
     if isinstance(error, TimeoutError):
         return "Ollama did not answer in time"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "Cannot connect to Ollama: unknown host"
-    if isinstance(error, aiohttp.ClientConnectorError) and error.errno:
-        return f"Cannot connect to Ollama: {os.strerror(error.errno)}"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "Cannot connect to Ollama: TLS failed"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, socket.gaierror):
+            return "Cannot connect to Ollama: unknown host"
+        return f"Cannot connect to Ollama: {os.strerror(error.errno) if error.errno else 'not reachable'}"
     if isinstance(error, aiohttp.ClientConnectionError):
         return "Ollama closed the connection without an answer"
     return "Ollama gave no valid HTTP answer"
