@@ -1,0 +1,70 @@
+"""A certificate made here for a server on loopback, and the contexts of both ends."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import ipaddress
+import ssl
+import tempfile
+from pathlib import Path
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+__all__ = ["Certificate", "make_certificate", "shared_certificate"]
+
+
+@attrs.frozen
+class Certificate:
+    """A certificate for `localhost` and `127.0.0.1` that nobody else has signed.
+
+    Attributes:
+        file: private key and certificate in one PEM file.
+        server_context: what a server with it needs.
+        client_context: trusts it and nobody else.
+    """
+
+    file: Path
+    server_context: ssl.SSLContext
+    client_context: ssl.SSLContext
+
+
+def make_certificate(folder: Path) -> Certificate:
+    """Make a certificate and write it to a folder."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wsclient test server")])
+    now = datetime.datetime.now(datetime.UTC)
+    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    file = folder / "server.pem"
+    file.touch(mode=0o600)
+    file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + pem
+    )
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(file)
+    return Certificate(file, server_context, ssl.create_default_context(cadata=pem.decode()))
+
+
+@functools.cache
+def shared_certificate() -> Certificate:
+    """Return one certificate for all tests that need no file of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return make_certificate(Path(folder))
