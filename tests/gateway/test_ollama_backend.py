@@ -389,10 +389,13 @@ def test_cancelling_the_task_closes_the_connection(fake: FakeOllama, prompt: str
     assert with_backend(fake.url, cancel)
 
 
-def test_closing_the_backend_ends_its_generations_and_twice_is_once(fake: FakeOllama) -> None:
+@pytest.mark.parametrize("after", [0, 2])
+def test_closing_the_backend_ends_its_generations_and_twice_is_once(fake: FakeOllama, after: int) -> None:
     async def close(backend: OllamaBackend) -> BackendError | None:
-        task = asyncio.create_task(collect(backend, '@@{"mode":"hang","after":2}'))
-        await asyncio.to_thread(fake.wait_for_request)
+        task = asyncio.create_task(collect(backend, f'@@{{"mode":"hang","after":{after}}}'))
+        request = await asyncio.to_thread(fake.wait_for_request)
+        while request.lines_sent < after:
+            await asyncio.sleep(0.001)
         await backend.close()
         await backend.close()
         return (await task)[1]

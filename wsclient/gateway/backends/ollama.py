@@ -74,6 +74,7 @@ class OllamaBackend:
         self._request_timeout = request_timeout
         self._authorization = f"Bearer {api_key}" if api_key else None
         self._session: aiohttp.ClientSession | None = None
+        self._streams: set[aiohttp.ClientResponse] = set()
 
     async def start(self) -> None:
         """Make the HTTP session. That Ollama does not answer yet is no error: it may start later."""
@@ -82,6 +83,9 @@ class OllamaBackend:
 
     async def close(self) -> None:
         """End the HTTP session and with it every generation; safe to call twice."""
+        # One by one first: older versions of aiohttp let a reader wait on when its session is closed.
+        for response in self._streams:
+            response.close()
         if self._session is not None:
             await self._session.close()
 
@@ -116,6 +120,7 @@ class OllamaBackend:
         response = await self._request("POST", "/api/generate", _encode(request), deadline)
         stream = OllamaStream()
         is_begun = False
+        self._streams.add(response)
         try:
             while True:
                 data, failure = await _read_some(response, deadline, is_begun)
@@ -138,6 +143,7 @@ class OllamaBackend:
                 is_begun = True
                 deadline = _deadline(self._token_timeout)
         finally:
+            self._streams.discard(response)
             response.close()
             if stream.unreadable:
                 # Skipped as by the original; what they said may be a prompt and is not for a log.
