@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.support.fake_ollama import MODELS, Answer, FakeModel, FakeOllama
 
+RECORDINGS = Path(__file__).parent / "transcripts"
 THINKER = FakeModel(name="thinker:latest", families=None, capabilities=("completion", "thinking"))
 EMBEDDER = FakeModel(name="embedder:latest", capabilities=("embedding",))
 
@@ -283,9 +285,30 @@ def test_times_in_prompts_are_milliseconds_as_recorded() -> None:
     assert (answer.first_delay, answer.delay, answer.tokens) == (1.0, 0.02, 3)
 
 
+def recorded_messages(direction: str) -> Iterator[Any]:
+    for path in sorted(RECORDINGS.glob("*.jsonl")):
+        # Not splitlines(): recorded texts hold U+2028.
+        for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
+            record = json.loads(line)
+            if record.get("dir") == direction and record["op"] == "text":
+                try:
+                    yield json.loads(record["raw"])
+                except ValueError:
+                    continue
+
+
+def test_the_models_are_those_of_the_recorded_sessions() -> None:
+    lists = [message["models"] for message in recorded_messages("recv") if message.get("type") == "models_result"]
+    assert [model.to_tag() for model in MODELS] == lists[0]
+
+
 def test_all_prompts_of_the_recorded_sessions_are_understood() -> None:
-    for prompt in ('@@{"tokens":0}', '@@{"list":["","a"]}', '@@{"mode":"hang","after":2}', '@@{"token":"A"}', "hello"):
-        assert isinstance(Answer.from_prompt(prompt, Answer()), Answer)
+    messages = [message for message in recorded_messages("send") if isinstance(message, dict)]
+    prompts = {str(message["prompt"]) for message in messages if str(message.get("prompt")).startswith("@@")}
+    answers = [Answer.from_prompt(prompt, Answer()) for prompt in prompts]
+    assert len(answers) > 15
+    assert {answer.mode for answer in answers} == {"", "drop", "error_line", "garbage", "nodone", "hang"}
+    assert {answer.status for answer in answers} == {200, 500}
 
 
 # --- what tests wait for ---
