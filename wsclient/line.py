@@ -223,6 +223,9 @@ class Line:
             is_over = not self._session.keeps_trying
             told = self._waiters.take(impatient_only=not is_over)
             self._wake_watchdog(self._session.next_due())
+            if is_over:
+                # Nothing is left to watch: a client that could not connect holds no thread. The next dial starts one.
+                self.watchdog.detach()
         if was_ready or (was_trying and is_over):
             self._report_loss(outcome, is_over)
         self._perform(actions)

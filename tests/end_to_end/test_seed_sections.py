@@ -30,7 +30,7 @@ from wsclient.gateway.ngram import Sampling, default_model
 from wsclient.gateway.thread import GatewayThread
 
 from ..support.fake_ollama import FakeOllama
-from ..support.tcp_server import TcpServer, WebSocketEnd
+from ..support.scripted_server import Peer, ScriptedServer
 from ..support.waiting import wait_until
 from .conftest import MakeClient
 
@@ -118,12 +118,11 @@ def test_the_ping_interval_is_how_long_a_silent_line_is_trusted(
 
 
 def test_the_request_timeout_bounds_a_request(make_client: MakeClient) -> None:
-    def log_in_and_say_no_more(connection: Any) -> None:
-        end = WebSocketEnd(connection)
-        end.log_in()
-        end.wait_for_end()
+    def log_in_and_say_no_more(peer: Peer) -> None:
+        peer.login()
+        peer.accept_and_say_nothing()
 
-    with TcpServer(log_in_and_say_no_more) as server:
+    with ScriptedServer(log_in_and_say_no_more) as server:
         client = make_client(server.url, request_timeout=0.2)
         client.connect()
 
