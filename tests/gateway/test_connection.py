@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from wsclient.core.auth import Key
 from wsclient.core.frames import TEXT, encode_frame
 from wsclient.errors import ErrorCode
 from wsclient.gateway.backends import BackendError
 from wsclient.gateway.thread import GatewayThread
 
-from ..support.gateway_peers import Peer
+from ..support.gateway_peers import Peer, RawPeer
 from ..support.waiting import wait_until
 from .conftest import StartGateway
 from .scripted_backend import ScriptedBackend
 
 
-def say_types(messages: list[dict]) -> list[str]:
+def say_types(messages: list[dict[str, Any]]) -> list[str]:
     return [f"{message['type']} {message.get('id')}" for message in messages]
 
 
@@ -111,7 +113,7 @@ def test_an_error_of_an_item_does_not_stop_the_rest(peer: Peer) -> None:
 
 
 def test_batches_nest_to_any_depth(peer: Peer) -> None:
-    message: dict = {"type": "ping", "id": "inner"}
+    message: dict[str, Any] = {"type": "ping", "id": "inner"}
     for number in range(200):
         message = {"type": "batch", "messages": [{"type": "models", "id": number}, message]}
     peer.send(**message, id="outer")
@@ -170,7 +172,9 @@ def test_a_stopped_generation_is_acknowledged_and_ends_cancelled_with_its_totals
     assert backend.cancelled.wait(5)
 
 
-def test_a_generation_can_be_stopped_before_it_has_begun(connect_raw: Callable, backend: ScriptedBackend) -> None:
+def test_a_generation_can_be_stopped_before_it_has_begun(
+    connect_raw: Callable[..., RawPeer], backend: ScriptedBackend
+) -> None:
     peer = connect_raw()
     # Both arrive in one read, before the generation's task has run for the first time.
     both = [{"type": "generate", "id": "g", "prompt": "hang 0"}, {"type": "stop", "id": "s", "requestId": "g"}]
@@ -181,7 +185,7 @@ def test_a_generation_can_be_stopped_before_it_has_begun(connect_raw: Callable, 
     assert backend.requests == []
 
 
-def masked(message: dict) -> bytes:
+def masked(message: dict[str, Any]) -> bytes:
     return encode_frame(TEXT, json.dumps(message).encode(), b"mask")
 
 
@@ -190,8 +194,8 @@ def test_a_second_stop_finds_nothing(peer: Peer) -> None:
     peer.receive_until("stream_token")
     for id in ("s1", "s2"):
         peer.send(type="stop", id=id, requestId="g")
-    received = peer.receive_until("error")
-    assert say_types(received) == ["ack s1", "stream_end g", "error s2"]
+    received = [peer.receive() for _ in range(3)]
+    assert sorted(say_types(received)) == ["ack s1", "error s2", "stream_end g"]
 
 
 def test_a_generation_of_another_connection_cannot_be_stopped(connect: Callable[[], Peer]) -> None:
@@ -235,10 +239,10 @@ def test_a_client_that_leaves_takes_its_generations_with_it(
 
 
 def test_a_connection_has_room_for_so_many_requests_and_no_more(
-    start_gateway: StartGateway, client_id: str, ec_key: object, backend: ScriptedBackend
+    start_gateway: StartGateway, client_id: str, ec_key: Key, backend: ScriptedBackend
 ) -> None:
     gateway = start_gateway(max_open_requests=3)
-    with Peer(gateway.url).log_in(client_id, ec_key) as peer:  # type: ignore[arg-type]
+    with Peer(gateway.url).log_in(client_id, ec_key) as peer:
         for number in range(4):
             peer.send(type="generate", id=number + 1, prompt="hold 0")
         refused = peer.receive_until("error")[-1]

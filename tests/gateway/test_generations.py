@@ -144,7 +144,9 @@ def stalls(backend: ScriptedBackend) -> bool:
     return backend.floods == before > 0
 
 
-def test_generations_rest_while_their_client_does_not_read(connect_raw: Callable, backend: ScriptedBackend) -> None:
+def test_generations_rest_while_their_client_does_not_read(
+    connect_raw: Callable[..., RawPeer], backend: ScriptedBackend
+) -> None:
     peer = connect_raw(receive_buffer=4096)
     for number in range(8):
         peer.send(type="generate", id=number + 1, prompt="flood 1000")
@@ -154,7 +156,7 @@ def test_generations_rest_while_their_client_does_not_read(connect_raw: Callable
 
 
 def test_generations_go_on_in_turn_when_their_client_reads_again(
-    connect_raw: Callable, backend: ScriptedBackend
+    connect_raw: Callable[..., RawPeer], backend: ScriptedBackend
 ) -> None:
     peer = connect_raw(receive_buffer=4096)
     for number in range(4):
@@ -170,7 +172,7 @@ def test_generations_go_on_in_turn_when_their_client_reads_again(
     assert min(counts) > 800, counts
 
 
-def test_a_resting_generation_can_be_stopped(connect_raw: Callable, backend: ScriptedBackend) -> None:
+def test_a_resting_generation_can_be_stopped(connect_raw: Callable[..., RawPeer], backend: ScriptedBackend) -> None:
     peer = connect_raw(receive_buffer=4096)
     peer.send(type="generate", id="g", prompt="flood 1000")
     wait_until(lambda: stalls(backend), timeout=10)

@@ -105,16 +105,42 @@ def test_a_fragmented_message_with_a_ping_inside_is_served(connect_raw: Callable
     first, second = masked(TEXT, b'{"type":"pi', fin=False), masked(CONTINUATION, b'ng","id":"f"}')
     peer.socket.sendall(first + masked(PING, b"now") + second)
     assert peer.receive()["id"] == "f"
-    wait_until(lambda: peer.parser.controls or peer.read())
-    assert peer.parser.controls == [ControlFrame(PONG, b"now")]
+    assert peer.receive_control() == ControlFrame(PONG, b"now")
 
 
 def test_a_ping_is_answered_before_the_login_too(gateway: GatewayThread) -> None:
     with RawPeer(gateway.url) as peer:
         peer.send_frame(PING, b"hey")
         peer.send_frame(PONG, b"unasked")
-        wait_until(lambda: peer.parser.controls or peer.read())
-        assert peer.parser.controls == [ControlFrame(PONG, b"hey")]
+        assert peer.receive_control() == ControlFrame(PONG, b"hey")
+
+
+def test_of_several_pings_the_last_one_is_answered(connect_raw: Callable[..., RawPeer]) -> None:
+    peer = connect_raw()
+    peer.socket.sendall(masked(PING, b"first") + masked(PING, b"last"))
+    assert peer.receive_control() == ControlFrame(PONG, b"last")
+
+
+def test_who_comes_while_others_wait_waits_too() -> None:
+    async def scenario() -> None:
+        transport = FakeTransport()
+        socket = make_socket(transport)
+        transport.is_reading = False
+        await socket.send_in_turn(["x" * 300_000])
+        first = asyncio.create_task(socket.send_in_turn(["a" * 300_000]))
+        await asyncio.sleep(0.01)
+        # There is room again, but the first one's turn has not come yet.
+        transport.buffer = b""
+        second = asyncio.create_task(socket.send_in_turn(["b"]))
+        await asyncio.sleep(0.01)
+        assert not second.done()
+        transport.is_reading = True
+        transport.read_all()
+        await asyncio.wait([first, second], timeout=5)
+        await asyncio.sleep(0)
+        assert transport.taken.endswith(b"a\x81\x01b")
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(("payload", "code"), [(b"", 1005), (b"\x03\xe8bye", 1000), (b"\x0f\xa0", 4000)])
@@ -302,5 +328,27 @@ def test_nothing_is_sent_after_the_close_frame() -> None:
         socket.abort()
         assert socket.closed.done()
         assert socket.close_code == 1000
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_its_turn_does_not_slip_out_behind_the_close_frame() -> None:
+    async def scenario() -> None:
+        transport = FakeTransport()
+        transport.can_write_eof = lambda: False  # type: ignore[method-assign]
+        transport.is_reading = False
+        socket = make_socket(transport)
+        await socket.send_in_turn(["x" * 300_000])
+        waiting = asyncio.create_task(socket.send_in_turn(["late"]))
+        await asyncio.sleep(0.01)
+        # There is room, but the turn has not been granted yet.
+        transport.is_reading = True
+        transport.taken, transport.buffer = transport.buffer, b""
+        socket.close(1000)
+        await asyncio.wait([waiting], timeout=5)
+        await asyncio.sleep(0.01)
+        assert waiting.cancelled()
+        assert transport.taken.endswith(encode_frame(CLOSE, b"\x03\xe8"))
+        socket.abort()
 
     asyncio.run(scenario())

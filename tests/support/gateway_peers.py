@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import websocket
 
 from wsclient.core.auth import Key, sign_challenge
-from wsclient.core.frames import CLOSE, FrameParser, close_payload, encode_frame
+from wsclient.core.frames import CLOSE, ControlFrame, FrameParser, close_payload, encode_frame
 from wsclient.core.json_values import decode_values
 
 __all__ = ["Peer", "RawPeer"]
@@ -174,6 +174,12 @@ class RawPeer:
         while not self._messages:
             assert self.read(), "the line ended"
         return self._messages.popleft()
+
+    def receive_control(self) -> ControlFrame:
+        """Return the next ping or pong."""
+        while not self.parser.controls:
+            assert self.read(), "the line ended"
+        return self.parser.controls.pop(0)
 
     def read_to_end(self) -> int:
         """Read until the line ends and return the close code, 1006 when there was none."""

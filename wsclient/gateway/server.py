@@ -128,12 +128,14 @@ class Gateway:
         return self._url
 
     def stats(self) -> GatewayStats:
-        """Return what it does and did."""
+        """Return what it does and did; from any thread."""
         counts = self._services.counts if self._services is not None else {}
+        # A copy, made in one go: another thread may be asking.
+        connections = list(self._connections)
         return GatewayStats(
-            connections=len(self._connections),
-            clients=sum(connection.client_id is not None for connection in self._connections),
-            generations=sum(connection.open_generations for connection in self._connections),
+            connections=len(connections),
+            clients=sum(connection.client_id is not None for connection in connections),
+            generations=sum(connection.open_generations for connection in connections),
             total_connections=self._total_connections,
             total_logins=counts.get("logins", 0),
             total_refusals=counts.get("refusals", 0),

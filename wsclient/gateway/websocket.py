@@ -287,9 +287,10 @@ class WebSocket:
     def _begin_closing(self, payload: bytes) -> None:
         self._state = _State.CLOSING
         self._close_timer = self._loop.call_later(self._settings.close_timeout, self.abort)
+        # First nobody waits any more: nothing may follow the close frame.
+        self._end()
         self._put(encode_frame(CLOSE, payload))
         self._write()
-        self._end()
 
     def _end(self) -> None:
         for turn in self._turns:
