@@ -79,11 +79,10 @@ def _text(name: str, value: Any) -> Any:
 
 
 def _stop_texts(name: str, value: Any) -> Any:
-    # Ollama answers 500 to a text where it wants a list (ollama_api.md section 2).
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
         raise _wrong(name, "a text or a list of texts, none empty", value)
-    return list(texts)
+    return value if isinstance(value, str) else list(texts)
 
 
 def _format(name: str, value: Any) -> Any:
@@ -157,6 +156,9 @@ class GenerationOptions:
         wire = dict(self.values)
         given = wire.get("options")
         nested = {theirs: wire[ours] for ours, theirs in _NESTED_NAMES.items() if ours in wire}
+        if isinstance(nested.get("stop"), str):
+            # Ollama answers 500 to a text where it wants a list (ollama_api.md section 2).
+            nested["stop"] = [nested["stop"]]
         if isinstance(given, Mapping):
             nested |= given
         if nested:
