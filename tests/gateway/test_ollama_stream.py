@@ -108,9 +108,9 @@ def test_bytes_may_be_cut_anywhere_inside_a_character_too(texts: list[str], plac
 def test_a_very_long_line_that_trickles_in_is_read_in_linear_time() -> None:
     data = line(done=True, context=[123456] * 900_000)
     assert MAX_LINE_BYTES - 2_000_000 < len(data) < MAX_LINE_BYTES
-    started = time.perf_counter()
+    started = time.thread_time()
     assert read(*(data[start : start + 4096] for start in range(0, len(data), 4096))) == [Final()]
-    assert time.perf_counter() - started < 3
+    assert time.thread_time() - started < 3
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
