@@ -77,7 +77,8 @@ def transcript() -> Callable[[str], list[dict[str, Any]]]:
     """Reads a recording of the original by its name without `.jsonl`: one dict a line."""
 
     def read(name: str) -> list[dict[str, Any]]:
-        lines = (TRANSCRIPTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): the recordings hold U+2028, which it takes for the end of a line.
+        lines = (TRANSCRIPTS / f"{name}.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
         return [json.loads(line) for line in lines]
 
     return read
