@@ -362,7 +362,7 @@ def test_invalid_text_is_reported_even_when_something_else_ends_the_same_read(ma
 
 @MODES
 def test_a_close_frame_without_a_code_means_1005(masked: bool) -> None:
-    assert feed_whole(frame(CLOSE, masked=masked), masked).close == CloseFrame(1005, "")
+    assert feed_whole(frame(CLOSE, masked=masked), masked) == Outcome(close=CloseFrame(1005, ""))
 
 
 @MODES

@@ -103,10 +103,10 @@ def peak_of(parser: FrameParser, pieces: list[bytes], times: int = 1) -> int:
 @MODES
 def test_many_tiny_fragments_cost_no_more_memory_than_their_bytes(masked: bool) -> None:
     parser = parser_for(masked)
-    parser.feed(frame(TEXT, b"a", fin=False, masked=masked))
-    fragments = frame(CONTINUATION, b"a", fin=False, masked=masked) * 1000
-    assert peak_of(parser, [fragments], times=50) < 200_000
-    assert parser.feed(frame(CONTINUATION, masked=masked)) == [b"a" * 50_001]
+    parser.feed(frame(TEXT, b"ab", fin=False, masked=masked))
+    fragments = frame(CONTINUATION, b"ab", fin=False, masked=masked) * 1000
+    assert peak_of(parser, [fragments], times=10) < 60_000
+    assert parser.feed(frame(CONTINUATION, masked=masked)) == [b"ab" * 10_001]
 
 
 @MODES
@@ -114,7 +114,7 @@ def test_empty_fragments_without_end_cost_no_memory(masked: bool) -> None:
     parser = parser_for(masked)
     parser.feed(frame(TEXT, fin=False, masked=masked))
     fragments = frame(CONTINUATION, fin=False, masked=masked) * 1000
-    assert peak_of(parser, [fragments], times=50) < 50_000
+    assert peak_of(parser, [fragments], times=10) < 20_000
 
 
 @MODES
@@ -149,11 +149,11 @@ def test_a_message_delivered_leaves_nothing_behind(masked: bool) -> None:
 
 @MODES
 @pytest.mark.parametrize("fragmented", [False, True], ids=["one frame", "fragments"])
-def test_16_mib_in_reads_of_16_kib_take_linear_time(masked: bool, fragmented: bool) -> None:
-    # 0.03 s in client mode, 0.1 s unmasking; copying what is there at each read takes 4 to 8 s.
+def test_16_mib_in_reads_of_4_kib_take_linear_time(masked: bool, fragmented: bool) -> None:
+    # 0.03 s in client mode, 0.1 s unmasking; copying what is there at each read takes 3 s and more.
     text = b"a" * (16 * MIB)
     if fragmented:
-        parts = [text[i : i + 16_000] for i in range(0, len(text), 16_000)]
+        parts = [text[i : i + 2_000] for i in range(0, len(text), 2_000)]
         key = KEY if masked else None
         frames = [bytearray(encode_frame(TEXT if i == 0 else CONTINUATION, part, key)) for i, part in enumerate(parts)]
         for unfinished in frames[:-1]:
@@ -163,6 +163,6 @@ def test_16_mib_in_reads_of_16_kib_take_linear_time(masked: bool, fragmented: bo
         stream = encode_frame(TEXT, text, KEY if masked else None)
     parser = parser_for(masked, 16 * MIB)
     began = time.process_time()
-    texts = [t for i in range(0, len(stream), 16384) for t in parser.feed(stream[i : i + 16384])]
+    texts = [t for i in range(0, len(stream), 4096) for t in parser.feed(stream[i : i + 4096])]
     assert time.process_time() - began < 1.5
     assert texts == [text]

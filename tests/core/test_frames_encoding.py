@@ -124,6 +124,11 @@ def test_a_close_payload_keeps_as_many_whole_characters_as_fit(code: int, reason
     assert kept == reason or len((kept + reason[len(kept)]).encode()) > 123
 
 
+@pytest.mark.parametrize(("character", "fitting"), [("x", 123), ("é", 61), ("€", 41), ("😀", 30)])
+def test_a_long_close_reason_fills_the_frame(character: str, fitting: int) -> None:
+    assert close_payload(1000, character * 200) == b"\x03\xe8" + (character * fitting).encode()
+
+
 def test_a_close_reason_with_a_lone_surrogate_is_still_sent() -> None:
     assert close_payload(1011, "bad \ud800 text") == b"\x03\xf3bad ? text"
 
