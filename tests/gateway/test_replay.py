@@ -45,6 +45,9 @@ SKIPPED = {
 # A stream that ends without Ollama's final line is an error of ours (protocol.md section 5).
 INCOMPLETE = {"e8": "server_error", "e10": "generation_incomplete"}
 
+# Ids that were used twice, or for a stop as well, so that two things are answered under them at the same time.
+UNORDERED = ("dup", "dup2", "g7")
+
 # The right column of protocol.md section 3, as far as a server sends it.
 CODES = {
     "invalid_auth",
@@ -206,10 +209,10 @@ class Player:
                 backlog.append(self.peers[name].receive())
             except TimeoutError:
                 pytest.fail(f"expected {expected}, got {backlog}")
-        # Messages of one id keep their order, unless the id was used twice or the generation was stopped.
+        # Messages of one id keep their order, unless the generation was stopped.
         id = expected.get("id")
         before = backlog[: backlog.index(found[0])]
-        if json.dumps(id) not in self.stopped and id not in ("dup", "dup2"):
+        if json.dumps(id) not in self.stopped and id not in UNORDERED:
             assert all(message.get("id") != id for message in before), (expected, before)
         backlog.remove(found[0])
         return found[0]
