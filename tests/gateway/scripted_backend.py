@@ -94,7 +94,7 @@ class ScriptedBackend:
                 self.floods += 1
                 yield [Piece("x" * int(rest))] * 10
         elif verb == "think":
-            yield [Piece("hm", is_thinking=True), Piece("so", is_thinking=True), Piece("yes"), end]
+            yield [Piece("hm", is_thinking=True), Piece("so", is_thinking=True), Piece(""), Piece("yes"), end]
         elif verb == "fail":
             yield [Piece("some")]
             raise BackendError(rest, ErrorCode.SERVER_BUSY, retry_after=3)

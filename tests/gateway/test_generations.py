@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
 
 from wsclient.core.auth import Key
+from wsclient.core.frames import FrameParser
+from wsclient.core.json_values import decode_values
+from wsclient.gateway.backends import Final, GenerateRequest, Piece
+from wsclient.gateway.generations import Generation
 from wsclient.gateway.settings import GatewaySettings
 from wsclient.gateway.thread import GatewayThread
 
 from ..support.gateway_peers import Peer, RawPeer
 from ..support.waiting import wait_until
 from .conftest import StartGateway
+from .fake_transport import FakeTransport, make_socket
 from .scripted_backend import ScriptedBackend
 
 
@@ -40,8 +47,9 @@ def test_a_generation_begins_streams_and_ends(peer: Peer) -> None:
     ]
 
 
-def test_thinking_is_marked_and_keeps_its_place(peer: Peer) -> None:
-    tokens = peer.generate("think")[1:-1]
+def test_thinking_is_marked_and_keeps_its_place_and_nothing_is_not_sent(peer: Peer) -> None:
+    *tokens, end = peer.generate("think")[1:]
+    assert end["totalTokens"] == 3
     assert [(token["token"], token.get("kind")) for token in tokens] == [
         ("hm", "thinking"),
         ("so", "thinking"),
@@ -170,6 +178,50 @@ def test_generations_go_on_in_turn_when_their_client_reads_again(
     while sum(counts) < 4000:
         counts[peer.receive()["id"] - 1] += 1
     assert min(counts) > 800, counts
+
+
+def test_generations_that_never_wait_take_turns_in_small_bites() -> None:
+    async def scenario() -> list[int]:
+        transport, backend = FakeTransport(), ScriptedBackend()
+        socket = make_socket(transport)
+        request = GenerateRequest(model="m", prompt="flood 1000")
+        generations = [Generation(id, request, backend, socket, lambda _: None) for id in range(3)]
+        await backend.start()
+        tasks = [asyncio.create_task(generation.run()) for generation in generations]
+        while len(transport.taken) < 1_000_000:
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        texts = FrameParser(masked=False, max_message_size=1 << 20).feed(transport.taken)
+        return [message["id"] for message in decode_values(texts)]
+
+    bites = [len(list(bite)) for _, bite in itertools.groupby(asyncio.run(scenario()))]
+    assert len(bites) > 30
+    # Two lists of ten tokens: 20 kB.
+    assert max(bites) == 20
+
+
+def test_a_backend_that_computes_without_waiting_does_not_stop_everybody_else() -> None:
+    class Hog(ScriptedBackend):
+        async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Piece | Final], None]:
+            for _ in range(150):
+                time.sleep(0.002)
+                yield [Piece("x")]
+            yield [Final()]
+
+    async def scenario() -> float:
+        request = GenerateRequest(model="m", prompt="x")
+        generation = Generation(1, request, Hog(), make_socket(FakeTransport()), lambda _: None)
+        task = asyncio.create_task(generation.run())
+        longest, before = 0.0, time.monotonic()
+        while not task.done():
+            await asyncio.sleep(0)
+            longest, before = max(longest, time.monotonic() - before), time.monotonic()
+        return longest
+
+    # All of it takes 300 ms.
+    assert asyncio.run(scenario()) < 0.1
 
 
 def test_a_resting_generation_can_be_stopped(connect_raw: Callable[..., RawPeer], backend: ScriptedBackend) -> None:

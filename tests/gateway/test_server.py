@@ -26,7 +26,7 @@ from wsclient.gateway.settings import GatewaySettings
 from wsclient.gateway.thread import GatewayThread
 from wsclient.keys import public_pem
 
-from ..support.gateway_peers import Peer
+from ..support.gateway_peers import Peer, RawPeer
 from ..support.waiting import wait_until
 from .scripted_backend import ScriptedBackend
 
@@ -127,6 +127,23 @@ def test_a_revoked_client_is_thrown_out_within_a_second_and_others_stay(
         assert time.monotonic() - started < 1
         other.send(type="ping", id=1)
         assert other.receive()["type"] == "pong"
+
+
+def test_what_a_revoked_client_still_sends_is_not_carried_out(
+    gateway: GatewayThread,
+    connect_raw: Callable[..., RawPeer],
+    backend: ScriptedBackend,
+    registry: ClientRegistry,
+    client_id: str,
+) -> None:
+    peer = connect_raw()
+    registry.revoke(client_id)
+    while peer.parser.close is None:
+        assert peer.read()
+    peer.send(type="generate", id="g", prompt="say x")
+    peer.send_close(4003)
+    wait_until(lambda: gateway.gateway.stats().connections == 0)
+    assert backend.requests == []
 
 
 def test_a_client_whose_key_is_replaced_is_thrown_out_too(

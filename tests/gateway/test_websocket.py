@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket as sockets
+import time
 from collections.abc import Callable
 
 import pytest
 
 from wsclient.core.auth import Key
 from wsclient.core.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, ControlFrame, encode_frame
-from wsclient.gateway.settings import GatewaySettings
 from wsclient.gateway.thread import GatewayThread
-from wsclient.gateway.websocket import WebSocket
 
 from ..core.streams import frame
 from ..support.gateway_peers import Peer, RawPeer
 from ..support.waiting import wait_until
 from .conftest import StartGateway
+from .fake_transport import FakeTransport, make_socket
 from .scripted_backend import ScriptedBackend
 
 
@@ -165,6 +165,18 @@ def test_messages_before_a_close_are_answered_and_those_after_it_are_not(
         peer.receive()
 
 
+def test_the_line_ends_with_the_close_frame_whoever_sent_it_first(
+    start_gateway: StartGateway, client_id: str, ec_key: Key
+) -> None:
+    gateway = start_gateway(close_timeout=20)
+    for stream, code in (VIOLATIONS["not masked"], (masked(CLOSE, b"\x03\xe8"), 1000)):
+        with RawPeer(gateway.url).log_in(client_id, ec_key) as peer:
+            started = time.monotonic()
+            peer.socket.sendall(stream)
+            assert peer.read_to_end() == code
+            assert time.monotonic() - started < 5
+
+
 def test_who_does_not_answer_a_close_is_dropped_in_time(
     start_gateway: StartGateway, client_id: str, ec_key: Key
 ) -> None:
@@ -186,46 +198,6 @@ def test_a_half_closed_line_counts_as_gone(
 
 
 # --- waiting in turn, without a socket --------------------------------------------------------------------------------
-
-
-class FakeTransport(asyncio.Transport):
-    """A transport whose peer reads when it is told to; its own writer too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken = b""
-        self.buffer = b""
-        self.is_reading = True
-        self._resumed = asyncio.Event()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self.high = high
-
-    def get_write_buffer_size(self) -> int:
-        return len(self.buffer)
-
-    def write(self, data: bytes) -> None:  # type: ignore[override]
-        self.buffer += data
-        if self.is_reading:
-            self.read_all()
-
-    def read_all(self) -> None:
-        self.taken, self.buffer = self.taken + self.buffer, b""
-        self._resumed.set()
-
-    async def drain(self) -> None:
-        self._resumed.clear()
-        await self._resumed.wait()
-
-    def is_closing(self) -> bool:
-        return False
-
-    def abort(self) -> None:
-        self.buffer = b""
-
-
-def make_socket(transport: FakeTransport) -> WebSocket:
-    return WebSocket(transport, transport, GatewaySettings(), lambda _: None, lambda: None)  # type: ignore[arg-type]
 
 
 def test_messages_of_one_turn_of_the_loop_leave_in_one_write() -> None:

@@ -184,7 +184,6 @@ class Connection:
             _log.info("a login from %s was refused", self._address)
             self._perform(self._conversation.refuse(verdict))
         elif self._conversation.phase is Phase.VERIFYING:
-            self._login_timer.cancel()
             self._services.counts["logins"] += 1
             self.socket.allow_large_messages()
             self._on_login()
