@@ -1,4 +1,4 @@
-"""A certificate made here for a server on loopback, and the contexts of both ends."""
+"""Certificates made here for servers on loopback, and the contexts of both ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Certificate", "make_certificate", "shared_certificate"]
 
 @attrs.frozen
 class Certificate:
-    """A certificate for `localhost` and `127.0.0.1` that nobody else has signed.
+    """A certificate that nobody else has signed.
 
     Attributes:
         file: private key and certificate in one PEM file.
@@ -33,21 +33,29 @@ class Certificate:
     client_context: ssl.SSLContext
 
 
-def make_certificate(folder: Path) -> Certificate:
-    """Make a certificate and write it to a folder."""
+def make_certificate(folder: Path, *hosts: str, days: int = 1) -> Certificate:
+    """Make a certificate and write it to a folder.
+
+    Args:
+        folder: where its file goes.
+        *hosts: the names it is for; `localhost` and `127.0.0.1` when left out.
+        days: when it expires, from now; negative for one that has.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wsclient test server")])
     now = datetime.datetime.now(datetime.UTC)
-    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts or ("localhost",)]
+    if not hosts:
+        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        .not_valid_before(now - datetime.timedelta(days=10))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
