@@ -11,28 +11,27 @@ everyone else shuts the plain socket down, which wakes the reader within a milli
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import re
 import select
 import socket
 import ssl
 import threading
-import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import websocket
 
 from .core.frames import CLOSE, PING, PONG, TEXT
-from .core.wire_errors import bounded
+from .core.wire_errors import bounded, reason_of
 from .errors import (
     ConnectionFailedError,
     ConnectionLostError,
     ConnectionTimeoutError,
-    RequestTimeoutError,
     WSClientError,
 )
 from .options import ClientOptions
+from .outbox import Outbox
 
 __all__ = ["CLOSE", "PING", "PONG", "TEXT", "Transport"]
 
@@ -41,6 +40,9 @@ _MAX_READ = 1024 * 1024
 # A TLS record carries at most 16 KiB (RFC 8446 section 5.1): one send call holds the I/O lock for one record.
 _TLS_CHUNK = 16 * 1024
 _PLAIN_CHUNK = 1024 * 1024
+
+_DIGITS = re.compile(r"[0-9]{1,9}")
+_MAX_RETRY_AFTER = 86_400.0
 
 
 class Transport:
@@ -62,11 +64,7 @@ class Transport:
         self._io_lock: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self._is_tls else contextlib.nullcontext()
         )
-        # Whole frames leave one at a time: whoever holds the send lock writes from the head of the outbox. What an
-        # interrupted or stalled writer leaves at the head is finished by the next one, so no half frame is followed
-        # by another.
-        self._send_lock = threading.Lock()
-        self._outbox: collections.deque[_Outgoing] = collections.deque()
+        self._outbox = Outbox(self, options.pong_timeout, keeps_tries=self._is_tls)
         self._read_size = _MIN_READ
         self._may_have_more = True
         self.bytes_received = 0
@@ -81,24 +79,10 @@ class Transport:
             ConnectionFailedError, ConnectionTimeoutError: it did not come about, or was given up meanwhile.
         """
         options = self._options
-        arguments: dict[str, Any] = {"timeout": options.connect_timeout, **_proxy_arguments(options.proxy)}
-        if self._is_tls:
-            self._ws.sock_opt.sslopt = {"context": options.ssl_context or ssl.create_default_context()}
+        if self._is_aborted:
+            raise ConnectionFailedError("the connection attempt was given up")
         try:
-            self._ws.connect(
-                options.server_url,
-                redirect_limit=0,
-                suppress_origin=True,
-                header=dict(options.headers),
-                **arguments,
-            )
-            status = self._ws.handshake_response.status
-            if status != 101:
-                raise ConnectionFailedError(
-                    f"{options.server_url} answered HTTP {status} instead of 101; redirects are not followed",
-                    retryable=False,
-                )
-            self._ws.sock.setblocking(False)
+            self._upgrade()
         except Exception as error:
             self._discard(self._ws.sock)
             self._ws.sock = None
@@ -109,6 +93,33 @@ class Transport:
         if was_given_up:
             self.close()
             raise ConnectionFailedError("the connection attempt was given up")
+
+    def _upgrade(self) -> None:
+        options = self._options
+        if self._is_tls:
+            self._ws.sock_opt.sslopt = {"context": options.ssl_context or ssl.create_default_context()}
+        error: Exception | None = None
+        try:
+            self._ws.connect(
+                options.server_url,
+                redirect_limit=0,
+                suppress_origin=True,
+                header=dict(options.headers),
+                timeout=options.connect_timeout,
+                **_proxy_arguments(options.proxy, options.connect_timeout),
+            )
+        except websocket.WebSocketException as raised:
+            error = raised
+        # The one answer besides 101 that websocket-client keeps; some versions raise "redirect limit" on top of it.
+        response = self._ws.handshake_response
+        if response is not None and response.status != 101:
+            raise ConnectionFailedError(
+                f"{options.server_url} answered HTTP {response.status} instead of 101; redirects are not followed",
+                retryable=False,
+            ) from error
+        if error is not None:
+            raise error
+        self._ws.sock.setblocking(False)
 
     # --- receiving (reader thread) ------------------------------------------------------------------------------------
 
@@ -122,20 +133,19 @@ class Transport:
         """
         try:
             while True:
-                if self._outbox:
-                    self._flush_posted()
+                self._outbox.flush()
                 if self._may_have_more:
                     data = self._read()
                     if data is not None:
                         self.bytes_received += len(data)
                         # Nothing is parsed after an abort: on TLS it may not even be plain text any more.
                         return b"" if self._is_aborted else data
-                self._wait(select.POLLIN)
+                self.wait(select.POLLIN)
                 self._may_have_more = True
         except OSError as error:
             if self._is_aborted:
                 return b""
-            raise ConnectionLostError(f"the connection broke: {_reason(error)}") from error
+            raise ConnectionLostError(f"the connection broke: {reason_of(error)}") from error
 
     def _read(self) -> bytes | None:
         """Read once, or several TLS records; `None` when nothing is there."""
@@ -145,7 +155,7 @@ class Transport:
         except (BlockingIOError, ssl.SSLWantReadError):
             return None
         except ssl.SSLWantWriteError:
-            self._wait(select.POLLOUT)
+            self.wait(select.POLLOUT)
             return None
         if self._is_tls:
             return self._read_more_records(data)
@@ -161,7 +171,8 @@ class Transport:
             try:
                 with self._io_lock:
                     chunk = self._open_socket().recv(_TLS_CHUNK)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except OSError:
+                # Nothing more now, or the end: the next call says which. What is here is delivered first.
                 break
             if not chunk:
                 break
@@ -171,7 +182,7 @@ class Transport:
         self._may_have_more = True
         return data if len(chunks) == 1 else b"".join(chunks)
 
-    def _wait(self, event: int, timeout: float | None = None) -> bool:
+    def wait(self, event: int, timeout: float | None = None) -> bool:
         poll = select.poll()
         try:
             poll.register(self._open_socket(), event)
@@ -189,91 +200,34 @@ class Transport:
     # --- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, text: str, deadline: float) -> None:
-        """Send a text message; blocks until it is written, other frames before it included.
-
-        Progress is life: it may take as long as the deadline allows, but `pong_timeout` seconds in which the socket
-        takes nothing end the connection.
-
-        Args:
-            text: the message.
-            deadline: monotonic time until which to try.
-
-        Raises:
-            RequestTimeoutError: the deadline passed before its turn came.
-            ConnectionLostError: the connection broke or stalled; the message may be out in part.
-        """
-        frame = _Outgoing(TEXT, text.encode())
-        self._outbox.append(frame)
-        while not frame.is_written:
-            if not self._send_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                # The one that holds the lock may be writing this very frame; if not, it is skipped when its turn comes.
-                frame.is_withdrawn = True
-                raise RequestTimeoutError("the request could not be sent in time: other messages took the line")
-            try:
-                self._write_until(frame)
-            finally:
-                self._send_lock.release()
-        self._flush_posted()
+        """Send a text message; blocks until it is written, see `Outbox.send`."""
+        self._outbox.send(text, deadline)
 
     def post(self, opcode: int, payload: bytes) -> None:
-        """Send a frame as soon as the line takes it, without ever blocking.
+        """Send a frame as soon as the line takes it, without ever blocking; see `Outbox.post`."""
+        self._outbox.post(opcode, payload)
 
-        What the socket does not take now is written by the next sender, or by the reader when it next wakes; a line on
-        which neither happens is dead, and the watchdog ends it.
-
-        Args:
-            opcode: `TEXT`, `PONG`, `PING` or `CLOSE`.
-            payload: the frame's payload.
-        """
-        self._outbox.append(_Outgoing(opcode, payload))
-        self._flush_posted()
-
-    def _flush_posted(self) -> None:
-        # Asked again after the release: a frame appended while the lock was held would otherwise stay behind.
-        while self._outbox and self._send_lock.acquire(blocking=False):
-            try:
-                while self._outbox:
-                    if not self._write_some(self._outbox[0]):
-                        return
-            except OSError:
-                # The reader sees the broken socket too, and tells everyone why.
-                self.abort()
-                return
-            finally:
-                self._send_lock.release()
-
-    def _write_until(self, frame: _Outgoing) -> None:
-        """Write from the outbox until the frame is out. The caller holds the send lock."""
-        stall_timeout = self._options.pong_timeout
-        try:
-            while not frame.is_written:
-                if not self._write_some(self._outbox[0]) and not self._wait(select.POLLOUT, stall_timeout):
-                    raise TimeoutError(f"the server took nothing for {stall_timeout:g} s")
-        except OSError as error:
-            # Half a frame may be out, so nothing can follow it.
-            self.abort()
-            raise ConnectionLostError(f"the connection broke while sending: {_reason(error)}") from error
-
-    def _write_some(self, frame: _Outgoing) -> bool:
-        """Write what the socket takes now of the frame at the outbox's head; return whether it took anything."""
-        if frame.is_withdrawn and frame.position == 0:
-            self._outbox.popleft()
-            return True
-        rest = frame.rest()
-        chunk = rest[: _TLS_CHUNK if self._is_tls else _PLAIN_CHUNK]
+    def write(self, data: memoryview, sizes: list[int]) -> bool:
+        """Write once, as much as the socket takes; append how much that was, or return `False`."""
         if self._is_aborted:
             raise BrokenPipeError("the connection was ended")
+        chunk = data[: _TLS_CHUNK if self._is_tls else _PLAIN_CHUNK]
         try:
             with self._io_lock:
-                sent = self._open_socket().send(chunk)
+                # One step for Ctrl-C: either nothing was sent, or its size is in the list. Bytes that are out and not
+                # counted would be sent twice.
+                sizes.extend(map(self._open_socket().send, (chunk,)))
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            # OpenSSL wants the very same bytes again, and gets them: the frame stays at the head, cut alike.
             return False
-        self.bytes_sent += sent
-        frame.position += sent
-        if frame.is_written:
-            self._outbox.popleft()
-        return True
+        except OSError:
+            raise
+        except BaseException:
+            # CPython looks for Ctrl-C right after OpenSSL's write, and then nobody can tell whether it did write.
+            if self._is_tls:
+                self.abort()
+            raise
+        self.bytes_sent += sizes[-1]
+        return sizes[-1] > 0
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
@@ -293,7 +247,10 @@ class Transport:
         with self._close_lock:
             self._is_aborted = True
             sock, self._socket, self._ws.sock = self._socket, None, None
-        # The outbox stays as it is: only who holds the send lock takes from it, and a sender may be at it right now.
+            if sock is not None:
+                # A sender that waits for the socket to take more would sleep on: closing alone does not end a poll().
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
         self._discard(sock)
 
     def forget(self) -> None:
@@ -311,50 +268,24 @@ class Transport:
                 sock.close()
 
 
-class _Outgoing:
-    """A frame on its way out. It is masked when its turn comes: a queue of large prompts is not kept twice."""
-
-    __slots__ = ("_bytes", "_opcode", "_payload", "is_withdrawn", "position")
-
-    def __init__(self, opcode: int, payload: bytes) -> None:
-        self._opcode = opcode
-        self._payload = payload
-        self._bytes: memoryview | None = None
-        self.position = 0
-        self.is_withdrawn = False
-
-    def rest(self) -> memoryview:
-        if self._bytes is None:
-            frame = websocket.ABNF.create_frame(self._payload, self._opcode).format()
-            self._payload = b""
-            self._bytes = memoryview(frame)
-        return self._bytes[self.position :]
-
-    @property
-    def is_written(self) -> bool:
-        return self._bytes is not None and self.position == len(self._bytes)
-
-
-def _proxy_arguments(proxy: str | None) -> dict[str, Any]:
+def _proxy_arguments(proxy: str | None, timeout: float) -> dict[str, Any]:
     if proxy is None:
         return {}
     if proxy == "":
-        return {"http_no_proxy": ["*"]}
+        # websocket-client looks at `http_no_proxy` only when a proxy is named, and at the environment otherwise.
+        return {"http_proxy_host": "none", "http_proxy_port": 1, "http_no_proxy": ["*"]}
     parts = urlsplit(proxy)
     arguments: dict[str, Any] = {
         "http_proxy_host": parts.hostname,
         "http_proxy_port": parts.port or (3128 if parts.scheme == "http" else 1080),
+        "http_proxy_timeout": timeout,
         "proxy_type": parts.scheme,
-        "http_no_proxy": [],
+        # An empty list would mean the environment's, and that could name this very server. No host is called this.
+        "http_no_proxy": ["-"],
     }
     if parts.username is not None:
         arguments["http_proxy_auth"] = (unquote(parts.username), unquote(parts.password or ""))
     return arguments
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return bounded(str(text), 200)
 
 
 def _dial_error(error: Exception, options: ClientOptions) -> WSClientError:
@@ -376,12 +307,12 @@ def _dial_error(error: Exception, options: ClientOptions) -> WSClientError:
             retryable=False,
         )
     if isinstance(error, ssl.SSLError):
-        return ConnectionFailedError(f"no TLS connection to {url}: {_reason(error)}")
+        return ConnectionFailedError(f"no TLS connection to {url}: {reason_of(error)}")
     if isinstance(error, OSError):
-        return ConnectionFailedError(f"cannot reach {url}: {_reason(error)}")
+        return ConnectionFailedError(f"cannot reach {url}: {reason_of(error)}")
     if isinstance(error, websocket.WebSocketProxyException):
-        return ConnectionFailedError(f"cannot reach {url} through the proxy: {_reason(error)}")
-    return ConnectionFailedError(f"no WebSocket at {url}: {_reason(error)}")
+        return ConnectionFailedError(f"cannot reach {url} through the proxy: {reason_of(error)}")
+    return ConnectionFailedError(f"no WebSocket at {url}: {reason_of(error)}")
 
 
 def _status_error(error: Any, url: str) -> WSClientError:
@@ -392,5 +323,5 @@ def _status_error(error: Any, url: str) -> WSClientError:
     return ConnectionFailedError(
         f"{url} answered HTTP {status} instead of 101",
         retryable=retryable,
-        retry_after=float(retry_after) if retry_after.isdigit() else None,
+        retry_after=min(float(retry_after), _MAX_RETRY_AFTER) if _DIGITS.fullmatch(retry_after) else None,
     )

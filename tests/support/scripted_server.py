@@ -23,7 +23,9 @@ import base64
 import contextlib
 import hashlib
 import json
+import math
 import secrets
+import select
 import socket
 import ssl
 import struct
@@ -39,6 +41,8 @@ __all__ = ["Peer", "PeerGone", "Script", "ScriptedServer", "polite"]
 
 # A script that waits longer than this for anything waits in vain; far above what a loaded machine needs.
 PATIENCE = 10.0
+_CHUNK = 256 * 1024
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _MIB = 1 << 20
 
 
@@ -59,6 +63,7 @@ class Peer:
         received: every message that was received, login included.
         controls: pings and pongs of the client, in order.
         closed: the client's close frame, once it came.
+        socket: for whatever is not foreseen here.
     """
 
     def __init__(self, server: ScriptedServer, sock: socket.socket, number: int) -> None:
@@ -68,7 +73,10 @@ class Peer:
         self.received: list[dict[str, Any]] = []
         self.controls: list[ControlFrame] = []
         self.closed: CloseFrame | None = None
-        self._socket = sock
+        self.socket = sock
+        # Two threads in one TLS socket at once corrupt it, so it is non-blocking and each call holds the lock.
+        sock.setblocking(False)
+        self._io_lock = threading.Lock()
         self._parser = FrameParser(masked=True, max_message_size=256 * _MIB)
         self._texts: list[bytes] = []
         # Several threads of a script may send.
@@ -81,7 +89,7 @@ class Peer:
         data = b""
         while not data.endswith(b"\r\n\r\n"):
             # One byte at a time: nothing of the frames after it is swallowed.
-            data += self._receive_some(1)
+            data += self.receive_bytes(1)
         self.request = data.decode().split("\r\n")[:-2]
         return self.request
 
@@ -149,7 +157,7 @@ class Peer:
             if self._parser.is_done:
                 assert self._parser.violation is None, self._parser.violation
                 raise PeerGone(f"the client closed with {self.closed}")
-            self._texts += self._parser.feed(self._receive_some(65536, deadline))
+            self._texts += self._parser.feed(self.receive_bytes(65536, deadline))
             self.controls += self._parser.controls
             self._parser.controls.clear()
             self.closed = self._parser.close
@@ -177,9 +185,52 @@ class Peer:
         """Send bytes as they are: a frame of your own making, several, half of one, or anything else."""
         with self._send_lock:
             try:
-                self._socket.sendall(data)
-            except OSError as error:
+                self._send_bytes(data)
+            except (OSError, ValueError) as error:
                 raise PeerGone("the client hung up") from error
+
+    def receive_bytes(self, size: int = 65536, deadline: float | None = None) -> bytes:
+        """Return bytes as they come, past all framing; `deadline` is a monotonic time.
+
+        Raises:
+            PeerGone: the client hung up.
+            TimeoutError: nothing came.
+        """
+        deadline = time.monotonic() + PATIENCE if deadline is None else deadline
+        while True:
+            try:
+                with self._io_lock:
+                    data: bytes = self.socket.recv(size)
+            except _NOT_NOW:
+                self._wait(select.POLLIN, deadline)
+            except (OSError, ValueError) as error:
+                raise PeerGone("the connection broke") from error
+            else:
+                if not data:
+                    raise PeerGone("the client hung up")
+                return data
+
+    def _send_bytes(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                with self._io_lock:
+                    rest = rest[self.socket.send(rest[:_CHUNK]) :]
+            except _NOT_NOW:
+                self._wait(select.POLLOUT, math.inf)
+
+    def _wait(self, event: int, deadline: float) -> None:
+        # In short turns: a socket that this end closes does not wake a poll().
+        poll = select.poll()
+        try:
+            poll.register(self.socket, event)
+        except ValueError:
+            raise PeerGone("the connection was closed") from None
+        while not poll.poll(50):
+            if time.monotonic() >= deadline:
+                raise TimeoutError("the client says nothing")
+            if self.socket.fileno() < 0:
+                raise PeerGone("the connection was closed")
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
@@ -192,17 +243,17 @@ class Peer:
         """Cut the connection without a word, with FIN or with RST."""
         with contextlib.suppress(OSError):
             if reset:
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             else:
                 # The plain one, on TLS too: it is cut without a word.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-        self._socket.close()
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+        self.socket.close()
 
     def accept_and_say_nothing(self) -> None:
         """Read what comes without answering, until the client hangs up."""
         with contextlib.suppress(PeerGone):
             while True:
-                self._receive_some(65536, time.monotonic() + 3600)
+                self.receive_bytes(65536, time.monotonic() + 3600)
 
     def wait_until_gone(self) -> CloseFrame | None:
         """Read until the client closes or hangs up; return its close frame, if it sent one."""
@@ -210,21 +261,6 @@ class Peer:
             while True:
                 self.receive(3600)
         return self.closed
-
-    def _receive_some(self, size: int, deadline: float | None = None) -> bytes:
-        self._socket.settimeout(max(0.001, (deadline or time.monotonic() + PATIENCE) - time.monotonic()))
-        try:
-            data = self._socket.recv(size)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise PeerGone("the connection broke") from error
-        finally:
-            with contextlib.suppress(OSError):
-                self._socket.settimeout(None)
-        if not data:
-            raise PeerGone("the client hung up")
-        return data
 
 
 class ScriptedServer:
@@ -236,6 +272,7 @@ class ScriptedServer:
         tls: what to serve TLS with; plain when left out.
         upgrade: whether the upgrade is done before a script begins; without it a script does what it likes.
         port: where to listen; a free port when left out, an earlier server's to be that server's restart.
+        host: another address of loopback than the usual one.
 
     Attributes:
         url: where clients connect.
@@ -250,6 +287,7 @@ class ScriptedServer:
         tls: ssl.SSLContext | None = None,
         upgrade: bool = True,
         port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
         self.key = key
         self.peers: list[Peer] = []
@@ -259,10 +297,10 @@ class ScriptedServer:
         self._is_stopping = threading.Event()
         self._faults: list[BaseException] = []
         self._threads: list[threading.Thread] = []
-        self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
+        self.sockets: list[socket.socket] = []
+        self._listener = socket.create_server((host, port), backlog=512)
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{self.port}"
+        self.url = f"{'wss' if tls else 'ws'}://{host}:{self.port}"
         self._start(self._accept, "scripted-server-accept")
 
     def __enter__(self) -> Self:
@@ -277,14 +315,14 @@ class ScriptedServer:
     def stop(self) -> list[BaseException]:
         """Stop listening, cut every connection, wait for the scripts; return what they raised. Idempotent."""
         self._is_stopping.set()
-        for sock in (self._listener, *self._sockets):
+        for sock in (self._listener, *self.sockets):
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(PATIENCE)
             if thread.is_alive():
                 self._faults.append(TimeoutError(f"{thread.name} does not end: its script hangs"))
-        for sock in (self._listener, *self._sockets):
+        for sock in (self._listener, *self.sockets):
             sock.close()
         return self._faults
 
@@ -306,17 +344,17 @@ class ScriptedServer:
             except OSError:
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sockets.append(sock)
+            self.sockets.append(sock)
             if self._is_stopping.is_set():
                 return
-            self._start(self._serve, f"scripted-server-{len(self._sockets)}", sock)
+            self._start(self._serve, f"scripted-server-{len(self.sockets)}", sock)
 
     def _serve(self, sock: socket.socket) -> None:
         try:
             if self._tls is not None:
                 sock.settimeout(PATIENCE)
                 sock = self._tls.wrap_socket(sock, server_side=True)
-                self._sockets.append(sock)
+                self.sockets.append(sock)
         except (OSError, ValueError):
             sock.close()
             return

@@ -6,7 +6,7 @@ import re
 
 from ..errors import ErrorCode, WSClientError, error_for_code
 
-__all__ = ["bounded", "login_error", "request_error"]
+__all__ = ["bounded", "login_error", "reason_of", "request_error"]
 
 _WIRE_CODES: dict[str, ErrorCode] = {
     "invalid_authentication": ErrorCode.INVALID_AUTH,
@@ -112,3 +112,9 @@ def bounded(text: str, limit: int = 500) -> str:
     """Return text from the other side fit for a message: no control characters that a terminal obeys, no novels."""
     clean = "".join(c if c.isprintable() else " " for c in text[:limit])
     return clean + ("..." if len(text) > limit else "")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error of the system or of a library says, fit for a message of ours."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return bounded(str(text), 200)
