@@ -1,0 +1,121 @@
+"""How a command reaches a gateway: single flags, the file of `--config`, or the environment."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..client import WSClient
+from ..options import ClientOptions
+from .client_config import read_client_id
+from .command import path
+
+__all__ = ["CONNECTION_SECTION", "connection_flags", "logged_in", "read_options"]
+
+_PREFIX = "WSCLIENT_"
+
+
+# What a connection cannot do without: the option and its flag.
+_NEEDED = {"server_url": "--server-url", "client_id": "--client-id", "private_key_path": "--key"}
+
+
+CONNECTION_SECTION = {"Connection": ("config", "server_url", "client_id", "key", "allow_insecure")}
+"""The heading for these flags in a command's help."""
+
+_FLAGS = (
+    click.option("--config", type=path, envvar="WSCLIENT_CONFIG", help="The file that register-client wrote."),
+    click.option("--server-url", help="The gateway, such as wss://host."),
+    click.option("--client-id", help="The id that register-client gave."),
+    click.option("--key", type=path, help="The private key, NAME_key.pem."),
+    click.option("--allow-insecure", is_flag=True, help="Allow ws:// to other machines than this one."),
+)
+
+
+def connection_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags that say how to connect, and what they mean as its argument `connection`."""
+
+    @functools.wraps(command)
+    def read_first(
+        *args: Any, config: Any, server_url: Any, client_id: Any, key: Any, allow_insecure: Any, **kwargs: Any
+    ) -> None:
+        connection = read_options(config, server_url, client_id, key, allow_insecure)
+        command(*args, connection=connection, **kwargs)
+
+    with_flags: Callable[..., None] = read_first
+    for flag in reversed(_FLAGS):
+        with_flags = flag(with_flags)
+    return with_flags
+
+
+def read_options(
+    config: Path | None, server_url: str | None, client_id: str | None, key: Path | None, allow_insecure: bool
+) -> ClientOptions:
+    """Return what the flags say about the connection; they win over the file, the file over `WSCLIENT_*`.
+
+    Raises:
+        click.UsageError: it is wrong or not enough.
+    """
+    flags = {"server_url": server_url, "client_id": client_id, "private_key_path": key}
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    if config is not None:
+        given = _read_config(config, given)
+    environ = dict(os.environ)
+    if "private_key_path" in given:
+        # Another way to say the same, and the environment comes last.
+        environ.pop(_PREFIX + "PRIVATE_KEY", None)
+    elif environ.get(_PREFIX + "PRIVATE_KEY"):
+        given["private_key_path"] = None
+    missing = [flag for name, flag in _NEEDED.items() if name not in given and not environ.get(_PREFIX + name.upper())]
+    if missing:
+        raise _wrong(f"how to connect? {', '.join(missing)} missing; {_advice()}")
+    if allow_insecure:
+        given["allow_insecure"] = True
+    try:
+        return ClientOptions.from_env(environ, **given)
+    except (ValueError, TypeError) as error:
+        raise _wrong(str(error).replace("allow_insecure=True", "--allow-insecure")) from error
+
+
+def _read_config(config: Path, given: dict[str, Any]) -> dict[str, Any]:
+    try:
+        # Whether an unencrypted line will do is decided when everything is together.
+        options = ClientOptions.from_config(config, allow_insecure=True, **given)
+    except OSError as error:
+        raise _wrong(f"{config} cannot be read: {error.strerror}; register-client writes such a file") from error
+    except (ValueError, TypeError) as error:
+        if "client_id" not in given and read_client_id(config) == "":
+            raise _wrong(f"{config} has no clientId; register the client with: wsclient register-client") from error
+        text = str(error)
+        raise _wrong(text if text.startswith(str(config)) else f"{config}: {text}") from error
+    return {name: getattr(options, name) for name in (*_NEEDED, "signature_algorithm")}
+
+
+def _advice() -> str:
+    found = sorted(Path("keys").glob("*_config.json"))
+    example = found[0] if len(found) == 1 else "keys/NAME_config.json, which register-client writes"
+    return f"give --config={example}"
+
+
+def _wrong(text: str) -> click.UsageError:
+    return click.UsageError(text, click.get_current_context(silent=True))
+
+
+@contextmanager
+def logged_in(options: ClientOptions) -> Iterator[WSClient]:
+    """Give a client that has logged in, and close it.
+
+    Raises:
+        WSClientError: it cannot.
+    """
+    client = WSClient.from_options(options)
+    try:
+        client.connect()
+        yield client
+    finally:
+        client.close()

@@ -1,0 +1,71 @@
+"""From an exception to one line with the next step, and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from ..errors import ErrorCode, WSClientError
+
+__all__ = ["FAILED", "INTERRUPTED", "WRONG_USAGE", "Failure", "describe", "exit_code", "refusing_wrong_values"]
+
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
+
+# What helps at a command line, where the library's own advice speaks of options and methods of Python.
+_NEXT_STEPS = {
+    ErrorCode.CONNECTION_FAILED: "Check the server's URL, and that a gateway runs there (wsclient serve)",
+    ErrorCode.CONNECTION_TIMEOUT: "Check the server's URL and the network between",
+    ErrorCode.AUTH_CHALLENGE_TIMEOUT: "Check that the URL leads to a WebSocket System gateway",
+    ErrorCode.INVALID_AUTH: "Check the client's id and key on the server: wsclient list-clients --detailed",
+    ErrorCode.MODEL_NOT_FOUND: "See which models there are: wsclient models",
+    ErrorCode.INVALID_REQUEST: "Check the command's options",
+    ErrorCode.GENERATION_INCOMPLETE: "Generate again for the whole text",
+    ErrorCode.CONNECTION_LOST: "Run the command again",
+}
+
+
+class Failure(click.ClickException):
+    """A command cannot do what it should; the text says why and what to do next."""
+
+
+def describe(error: Exception) -> str:
+    """Return the line that an exception is shown as."""
+    if isinstance(error, click.UsageError):
+        where = error.ctx.command_path if error.ctx is not None else "wsclient"
+        return f"{error.format_message().rstrip('.')} (see: {where} --help)"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, WSClientError):
+        return _describe_client_error(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in ("aiohttp", "filelock"):
+        return f"this command needs {error.name}; in a checkout of ws-system-client run: pip install '.[cli]'"
+    if isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename else ""
+        return f"{what}{error.strerror or error}"
+    return f"unexpected {type(error).__name__}: {error}; to see where, run: wsclient --debug ..."
+
+
+def _describe_client_error(error: WSClientError) -> str:
+    is_general = error.description == type(error)("").description
+    step = _NEXT_STEPS.get(error.code, error.description) if is_general else error.description
+    if error.retry_after is not None:
+        step = f"Try again in {error.retry_after:g} s"
+    return f"{error.message} [{error.code}]. {step}".rstrip(". ") + "."
+
+
+def exit_code(error: Exception) -> int:
+    """Return the exit code that an exception ends the command with."""
+    return WRONG_USAGE if isinstance(error, click.UsageError) else FAILED
+
+
+@contextmanager
+def refusing_wrong_values() -> Iterator[None]:
+    """Turn the library's `ValueError` and `TypeError`, which name the option and what is allowed, into wrong usage."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise click.UsageError(str(error), click.get_current_context(silent=True)) from error

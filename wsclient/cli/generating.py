@@ -1,0 +1,111 @@
+"""Commands that talk to a gateway: `models` and `generate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import attrs
+import click
+
+from ..events import ModelInfo
+from ..options import ClientOptions
+from . import terminal
+from .command import Command
+from .connecting import CONNECTION_SECTION, connection_flags, logged_in
+from .failures import Failure
+from .streaming import stream_answer
+
+__all__ = ["generate", "models"]
+
+
+@click.command(
+    "models",
+    cls=Command,
+    sections=CONNECTION_SECTION,
+    examples="""
+        wsclient models --config=keys/my-client_config.json
+        wsclient models --json | jq -r '.[].name'
+        """,
+)
+@click.option("--json", "as_json", is_flag=True, help="Write the list as JSON.")
+@connection_flags
+def models(as_json: bool, connection: ClientOptions) -> None:
+    """List the models that the gateway offers."""
+    with logged_in(connection) as client:
+        found = client.list_models()
+    if as_json:
+        terminal.show_json([attrs.asdict(model, filter=attrs.filters.exclude("raw")) for model in found])
+        return
+    if not found:
+        terminal.show_line("The gateway offers no models; install one with: ollama pull llama3.2", to_stderr=True)
+        return
+    rows = [_row(model) for model in found]
+    terminal.show_table(("Name", "Size", "Family", "Parameters", "Quantisation"), rows)
+
+
+def _row(model: ModelInfo) -> tuple[str, ...]:
+    texts = (model.family, model.parameter_size, model.quantization_level)
+    return (model.name, "" if model.size is None else readable_size(model.size), *(text or "" for text in texts))
+
+
+def readable_size(size: int) -> str:
+    """Return a number of bytes as people read it, in powers of 1000 as Ollama shows it."""
+    if size < 1000:
+        return f"{size} B"
+    amount = float(size)
+    for unit in ("kB", "MB", "GB", "TB"):
+        amount /= 1000
+        if amount < 999.5 or unit == "TB":
+            break
+    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
+
+
+@click.command(
+    "generate",
+    cls=Command,
+    sections=CONNECTION_SECTION,
+    examples="""
+        wsclient generate "A haiku about rain" --config=keys/my-client_config.json
+        export WSCLIENT_CONFIG=keys/my-client_config.json
+        wsclient generate "Three names for a cat" --model=llama3.2 --seed=7
+        git diff | wsclient generate - --system="Review this change" > review.md
+        """,
+)
+@click.argument("prompt")
+@click.option("--model", metavar="NAME", help="The server's default when left out.")
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), metavar="NUMBER", help="0 takes the likeliest words; 1 varies more."
+)
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1), metavar="NUMBER", help="Only the likeliest words, with this share together."
+)
+@click.option("--top-k", type=click.IntRange(min=0), metavar="COUNT", help="Only so many of the likeliest words.")
+@click.option("--max-tokens", type=click.IntRange(min=-2), metavar="COUNT", help="At most so many tokens.")
+@click.option("--seed", type=int, metavar="NUMBER", help="The same seed gives the same text.")
+@click.option("--stop", multiple=True, help="End before this text; may be given several times.")
+@click.option("--system", help="Instructions that come before the prompt.")
+@connection_flags
+def generate(prompt: str, model: str | None, connection: ClientOptions, **option: Any) -> None:
+    """Generate text from PROMPT; "-" reads it from stdin.
+
+    The text goes to stdout as it comes, the figures about it to stderr. Ctrl-C stops the generation on the server,
+    too. Control characters are taken out of the text, in a pipe as well.
+    """
+    text = _read_prompt(prompt)
+    options = {name: value for name, value in option.items() if value not in (None, ())}
+    with logged_in(connection) as client:
+        figures = stream_answer(client, text, model, options)
+    terminal.show_line(str(figures), "dim", to_stderr=True)
+
+
+def _read_prompt(prompt: str) -> str:
+    try:
+        # In a plain locale Python hides bad bytes in both; they would go to the server as something else.
+        text = sys.stdin.buffer.read().decode() if prompt == "-" else os.fsencode(prompt).decode()
+    except UnicodeDecodeError as error:
+        raise Failure(f"the prompt must be text in UTF-8; its byte {error.start} is not") from error
+    if not text.strip():
+        raise click.UsageError("the prompt is empty", click.get_current_context())
+    return text

@@ -1,0 +1,126 @@
+"""Commands about the gateway: `serve`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..gateway.errors import GatewayError
+from ..gateway.settings import GatewaySettings
+from ..version import __version__
+from . import terminal
+from .command import Command, State, path
+from .failures import Failure, refusing_wrong_values
+from .logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from ..gateway.server import Gateway
+
+__all__ = ["serve"]
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+# Every setting of the gateway, by name: what the help says and the original's variable, if it has one. Types,
+# defaults and limits are the settings' own.
+_SETTINGS: dict[str, tuple[str, str]] = {
+    "host": ("Address to listen on; 127.0.0.1 is for this machine only.", "HOST"),
+    "port": ("Port to listen on; 0 for a free one.", "PORT"),
+    "data_dir": ("Folder of the clients file.", "DATA_DIR"),
+    "clients_file": ("The clients file, if it is elsewhere.", ""),
+    "backend": ("ollama, or builtin: a small model that needs nothing and makes no sense.", ""),
+    "ollama_url": ("Where Ollama answers.", "OLLAMA_API_URL, OLLAMA_HOST"),
+    "default_model": ("Model of requests that name none.", "OLLAMA_DEFAULT_MODEL"),
+    "log_level": ("error, warn, info or debug.", "LOG_LEVEL"),
+    "drain": ("Seconds that running generations have when the gateway stops.", ""),
+}
+_LIMITS: dict[str, tuple[str, str]] = {
+    "auth_timeout": ("Seconds to log in.", "AUTH_TIMEOUT_MS"),
+    "max_auth_attempts": ("Failed logins in a row before an address must wait.", "MAX_AUTH_ATTEMPTS"),
+    "default_signature_algorithm": ("Of clients registered without one.", "DEFAULT_SIGNATURE_ALGORITHM"),
+    "first_token_timeout": ("Seconds for the model's first token; a cold model loads meanwhile.", ""),
+    "token_timeout": ("Seconds that the model may be silent after that.", ""),
+    "write_timeout": ("Seconds that a client may read nothing.", ""),
+    "close_timeout": ("Seconds that a client has to answer a close.", ""),
+    "max_message_size": ("Bytes of one message.", ""),
+    "max_message_size_before_login": ("Bytes of one message before the login.", ""),
+    "max_messages_before_login": ("Messages before the login.", ""),
+    "max_sockets_before_login_per_address": ("Connections of one address before the login.", ""),
+    "max_open_requests": ("Requests of one client at the same time.", ""),
+    "max_unsent_bytes": ("Bytes that may wait for one client to read them.", ""),
+}
+
+
+_DEFAULTS = GatewaySettings()
+_METAVARS = {str: "TEXT", int: "NUMBER", float: "SECONDS"}
+
+
+def _flags(command: _Decorated) -> _Decorated:
+    for name, (text, variables) in reversed((_SETTINGS | _LIMITS).items()):
+        default = getattr(_DEFAULTS, name)
+        kind = type(default)
+        origins = [variables] if variables else []
+        if default is not None:
+            origins.append(f"default: {default:g}" if kind is float else f"default: {default}")
+        command = click.option(
+            "--" + name.replace("_", "-"),
+            name,
+            type=kind if kind in _METAVARS else path,
+            metavar=_METAVARS.get(kind, "PATH"),
+            help=f"{text}  [{', '.join(origins)}]" if origins else text,
+        )(command)
+    return command
+
+
+@click.command(
+    "serve",
+    cls=Command,
+    sections={"Limits": tuple(_LIMITS)},
+    examples="""
+        wsclient serve
+        wsclient serve --backend=builtin --port=0
+        wsclient serve --ollama-url=http://gpu-box:11434 --default-model=llama3.2
+        """,
+)
+@_flags
+@click.pass_obj
+def serve(state: State, /, **given: Any) -> None:
+    """Run the gateway until Ctrl-C or SIGTERM.
+
+    Settings come from the flags, then from the environment variables named in brackets. Clients are registered with
+    register-client, while it runs too.
+    """
+    # Here, because aiohttp takes longer to import than most commands take to run.
+    from ..gateway.server import run_gateway
+
+    if given["ollama_url"] is None and given["backend"] != "builtin" and not os.environ.get("OLLAMA_API_URL"):
+        given["ollama_url"] = os.environ.get("OLLAMA_HOST") or None
+    with refusing_wrong_values():
+        settings = GatewaySettings.from_env(**given)
+    log_to_stderr(logging.DEBUG if state.is_debugging else settings.log_level_number)
+    try:
+        run_gateway(settings, on_ready=_show_ready)
+    except GatewayError as error:
+        raise Failure(str(error)) from error
+    terminal.show_line("The gateway has stopped.")
+
+
+def _show_ready(gateway: Gateway) -> None:
+    settings = gateway.settings
+    is_builtin = settings.backend == "builtin"
+    count = len(gateway.registry.list())
+    terminal.show_line(f"The gateway {__version__} is ready.", "bold")
+    terminal.show_facts(
+        [
+            ("url", gateway.url),
+            ("backend", "builtin" if is_builtin else f"{settings.backend} at {settings.ollama_url}"),
+            ("default model", settings.default_model),
+            ("clients file", f"{settings.clients_path} ({count} registered)"),
+            ("stop it with", f"Ctrl-C, or: kill {os.getpid()}"),
+        ]
+    )
+    if not count:
+        terminal.show_line("Nobody can log in yet; see: wsclient register-client --help")
