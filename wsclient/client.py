@@ -328,6 +328,9 @@ class WSClient:
             WSClientError: no connection, or no answer.
         """
         target = generation.id if isinstance(generation, Generation) else generation
+        if isinstance(generation, Generation) and generation.is_done:
+            # The server need not be asked, and there may not even be a connection any more.
+            return False
         if not isinstance(target, str):
             raise TypeError(f"stop_generation takes a generation or its id (got {type(target).__name__})")
         id = new_id("stop")

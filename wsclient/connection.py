@@ -17,7 +17,7 @@ from .errors import (
     WSClientError,
 )
 from .events import ConnectionStatus
-from .generation import wait_for
+from .feed import wait_for
 from .line import Line
 from .reader import Reader
 

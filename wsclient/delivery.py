@@ -8,7 +8,7 @@ import attrs
 
 from .core.actions import Action, Answered, Ended, Failed, Started, Tokens
 from .errors import WSClientError
-from .generation import GenerationFeed
+from .feed import GenerationFeed
 
 __all__ = ["LoginWaiter", "LoginWaiters", "deliver", "tell"]
 

@@ -20,7 +20,7 @@ import attrs
 
 from .errors import WSClientError
 from .events import ErrorEvent, GenerationEndEvent, GenerationResult, GenerationStartEvent, TokenEvent
-from .generation import GenerationFeed
+from .feed import GenerationFeed
 
 __all__ = ["Callbacks", "EventKind"]
 

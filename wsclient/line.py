@@ -27,7 +27,7 @@ from .delivery import LoginWaiters, deliver, tell
 from .dispatcher import Callbacks, EventKind
 from .errors import ClientClosedError, ConnectionLostError, SlowConsumerError, WSClientError
 from .events import ClientStats, ConnectionStatus
-from .generation import GenerationFeed
+from .feed import GenerationFeed
 from .keys import load_private_key
 from .options import ClientOptions
 from .reader import Reader

@@ -11,7 +11,8 @@ import attrs
 
 from .core.messages import GenerateMessage, ModelsMessage, PingMessage, StopMessage
 from .core.requests import OpenRequest, RequestKind
-from .generation import GenerationFeed, GenerationListener, Reply
+from .feed import GenerationFeed, GenerationListener
+from .generation import Reply
 from .generation_options import parse_generation_options
 from .line import new_id
 from .models import read_models
