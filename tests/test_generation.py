@@ -6,10 +6,11 @@ import asyncio
 import gc
 import pickle
 import queue
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -199,6 +200,16 @@ def test_the_text_can_be_asked_for_while_tokens_come_in(source: Source) -> None:
     assert generation.text == whole
 
 
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Has threads change after every few instructions: what can come between two of them does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless_threads")
 def test_with_several_loops_each_token_goes_to_exactly_one(source: Source) -> None:
     generation = source.generation()
     seen: list[list[str]] = [[] for _ in range(4)]

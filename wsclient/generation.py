@@ -6,7 +6,6 @@ A `Generation` reads a `GenerationFeed`, which is all that the session holds: so
 from __future__ import annotations
 
 import collections
-import contextlib
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -76,8 +75,10 @@ class Generation:
         try:
             while self._tokens or self._advance():
                 # This runs in C from token to token, and ends with the deque's IndexError.
-                with contextlib.suppress(IndexError):
+                try:  # noqa: SIM105 - suppress() costs more than the token
                     yield from iter(self._tokens.popleft, _NO_TOKEN)
+                except IndexError:
+                    pass
             self._raise_error()
         finally:
             self._leave()
@@ -85,8 +86,10 @@ class Generation:
     def __next__(self) -> str:
         """Return the next token; blocks as `__iter__`. Raises `StopIteration` at the end, `WSClientError` as there."""
         while True:
-            with contextlib.suppress(IndexError):
+            try:
                 return self._tokens.popleft()
+            except IndexError:
+                pass
             if not self._advance():
                 self._raise_error()
                 raise StopIteration
