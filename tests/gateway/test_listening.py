@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,16 @@ def close(sockets: list[socket.socket]) -> None:
         opened.close()
 
 
-def test_port_0_is_a_free_one_the_same_on_every_address() -> None:
-    sockets = open_sockets("localhost", 0)
+def test_port_0_is_a_free_one_the_same_on_every_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(host: str, port: int, **_: object) -> list[Any]:
+        addresses = ("192.0.2.1", "127.0.0.1", "127.0.0.2", "127.0.0.1")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    sockets = open_sockets("several.example", 0)
     try:
+        # The first is not this machine's and left out; the last is the second once more.
+        assert [opened.getsockname()[0] for opened in sockets] == ["127.0.0.1", "127.0.0.2"]
         assert {opened.getsockname()[1] for opened in sockets} == {port_of(sockets)}
         assert port_of(sockets) > 0
     finally:

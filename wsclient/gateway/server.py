@@ -285,7 +285,6 @@ class Gateway:
         await self._stop_accepting()
         for connection in list(self._connections):
             connection.socket.abort()
-        self._lobby.abort_all()
         await self.stop(0)
 
     async def _stop_accepting(self) -> None:
