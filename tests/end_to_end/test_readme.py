@@ -69,7 +69,7 @@ def test_quick_start_goes_from_nothing_to_a_served_registered_client(tmp_path: P
     assert made.returncode == 0, made.stderr
     config = tmp_path / "keys" / "my-client_config.json"
     # The blocks use the port that a gateway has unless told otherwise; a test machine may use that for something else.
-    config.write_text(config.read_text().replace("localhost:3000", f"localhost:{served['PORT']}"))
+    config.write_text(config.read_text().replace(":3000", f":{served['PORT']}"))
 
     with subprocess.Popen(
         ["bash", "-ec", "exec " + _bash_block("run: serve")],
