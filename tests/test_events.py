@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 import wsclient.events
-from wsclient.errors import ConnectionLostError, ErrorCode, RateLimitedError
+from wsclient.errors import ConnectionLostError, ErrorCode, RateLimitedError, ServerError
 from wsclient.events import (
     ClientStats,
     ConnectionStatus,
@@ -85,6 +85,7 @@ def test_the_defaults_are_what_a_silent_server_means() -> None:
     assert GenerationResult("g", None, "Hi") == GenerationResult("g", None, "Hi", "", 0, None, False, None, None)
     assert Usage() == Usage(None, None, None, None, None)
     assert ModelInfo("a").raw == {}
+    assert ErrorEvent("m", ErrorCode.SERVER_ERROR, "d") == ErrorEvent.of(ServerError("m", description="d"))
     assert attrs.astuple(ClientStats(ConnectionStatus.DISCONNECTED))[1:] == (0,) * 10 + (None,)
 
 

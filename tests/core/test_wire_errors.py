@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsclient.core.wire_errors import bounded, login_error, request_error
+from wsclient.core.wire_errors import bounded, login_error, reason_of, request_error
 from wsclient.errors import (
     AuthTimeoutError,
     GenerationIncompleteError,
@@ -85,6 +85,7 @@ NOT_FOUND = 'Generation failed: Ollama API error: 404 {"error":"model \'nope\' n
         ("Not authenticated", "unauthorized", None, InvalidAuthError),
         ("x", "invalid_authentication", None, InvalidAuthError),
         ("x", "auth_failed", None, InvalidAuthError),
+        ("x", "invalid_auth", None, InvalidAuthError),
         ("Too many requests", "", 3, RateLimitedError),
         ("Too many requests", "rate_limited", None, RateLimitedError),
         ("Authentication timeout", "auth_timeout", None, AuthTimeoutError),
@@ -204,3 +205,17 @@ def test_any_error_of_a_server_becomes_an_exception(text: str, code: str, retry_
         assert isinstance(error, WSClientError)
         assert str(error).isprintable()
         assert error.retry_after is None or 0 <= error.retry_after <= 86_400
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(111, "Connection refused", "/tmp/x"), "Connection refused"),
+        (ValueError("odd value"), "odd value"),
+        (ValueError(), "ValueError"),
+        (ValueError(HOSTILE), "a b [31mc d e f g h i j k"),
+        (ValueError("x" * 1000), "x" * 200 + "..."),
+    ],
+)
+def test_the_reason_of_a_foreign_error_is_its_own_words_made_fit(error: Exception, reason: str) -> None:
+    assert reason_of(error) == reason
