@@ -7,7 +7,6 @@ come back after it has released the lock. Times are seconds of one monotonic clo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -29,43 +28,30 @@ from ..errors import (
 from ..events import ConnectionStatus as Status
 from .actions import (
     Action,
-    Answered,
     Dial,
-    Ended,
     EndLine,
     Failed,
     Probe,
     Ready,
     Sign,
-    Started,
     StatusChanged,
     StopOnServer,
-    StrayError,
-    Tokens,
 )
+from .answers import Answers
 from .backoff import Backoff
 from .messages import (
-    AckMessage,
     AuthResultMessage,
     ChallengeMessage,
     ErrorMessage,
-    ModelsResultMessage,
-    PongMessage,
-    StreamEndMessage,
-    StreamStartMessage,
-    StreamTokenMessage,
     decode_server_message,
 )
-from .requests import OpenRequest, RequestKind, RequestTable
+from .requests import OpenRequest
 from .states import check_move
 
 __all__ = ["Session", "SessionTimes"]
 
 # A connection that held for less than this, and for less than the last pause, does not reset the backoff.
 _MIN_STABLE = 1.0
-
-# Equal to no id that JSON can hold; null is one.
-_NO_ID = object()
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +77,6 @@ class Session:
         requests: what the server still owes an answer; `open` it before sending, an answer can be faster.
         last_error: why it is not authenticated, when a fault was the reason.
         keeps_trying: whether a failed attempt is followed by another.
-        latency: the last ping's round trip in seconds.
         max_message_bytes: what the server takes in one message, when it said so.
     """
 
@@ -99,13 +84,13 @@ class Session:
         self._times = times
         self._backoff = backoff
         self._auto_reconnect = auto_reconnect
-        self.requests = RequestTable()
+        self._answers = Answers()
+        self.requests = self._answers.requests
         self.status = Status.DISCONNECTED
         self.last_error: WSClientError | None = None
         self.keeps_trying = False
-        self.latency: float | None = None
         self.max_message_bytes: int | None = None
-        self.tokens = self.messages_received = self.ignored_messages = self.connects = self.reconnects = 0
+        self.messages_received = self.connects = self.reconnects = 0
         # Until when the present step (dial, challenge, verdict) may take, and the next dial while reconnecting.
         self._step_deadline = math.inf
         # The earliest time that came up since `take_new_due` was asked last.
@@ -209,6 +194,21 @@ class Session:
         """Whether requests can go out."""
         return self.status is Status.AUTHENTICATED
 
+    @property
+    def latency(self) -> float | None:
+        """The last ping's round trip in seconds."""
+        return self._answers.latency
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens came in."""
+        return self._answers.tokens
+
+    @property
+    def ignored_messages(self) -> int:
+        """How many messages were of unknown type, or for ids nobody waits for."""
+        return self._answers.ignored
+
     def give_up(self, id: str, now: float) -> OpenRequest | None:
         """Take a request out because its waiter went; return it, or `None` when it had ended already."""
         return self.requests.finish(id, now)
@@ -285,87 +285,20 @@ class Session:
         """
         self.messages_received += len(values)
         actions: list[Action] = []
-        batches: dict[str, list[str]] = {}
-        current: Any = _NO_ID
-        tokens: list[str] = []
-        for value in values:
-            # The hot path: every field it reads may be missing or of any type, and then the message takes the
-            # careful path. A token that is not text is found when the batch is joined.
-            try:
-                if value["type"] == "stream_token" and "kind" not in value:
-                    id = value["id"]
-                    if id != current:
-                        tokens = batches.setdefault(id, [])
-                        current = id
-                    tokens.append(value["token"])
-                    continue
-            except (KeyError, TypeError):
-                pass
-            current = _NO_ID
-            self._receive_one(value, now, batches, actions)
+        for index, value in enumerate(values):
+            if self.status is Status.AUTHENTICATED:
+                return actions + self._answers.receive(values[index:], now)
+            self._receive_login(value, now, actions)
             if actions and isinstance(actions[-1], EndLine):
-                return actions
-        for id in batches:
-            self._flush(id, batches[id], now, actions)
+                break
         return actions
 
-    def _flush(self, id: str, tokens: list[str], now: float, actions: list[Action], is_thinking: bool = False) -> None:
-        request = self.requests.get(id)
-        if request is None or not request.is_generation:
-            self.ignored_messages += len(tokens)
-            return
-        try:
-            text = "".join(tokens)
-        except TypeError:
-            good = next(index for index, token in enumerate(tokens) if not isinstance(token, str))
-            self._flush(id, tokens[:good], now, actions)
-            kind = type(tokens[good]).__name__
-            self._fail_one(ProtocolError(f"stream_token message: token must be text (got {kind})", id=id), now, actions)
-            return
-        if tokens:
-            is_first, request.last_token_at = request.last_token_at is None, now
-            if is_first:
-                # The silence allowed from now on may be shorter than the wait for a cold model was.
-                self._new_due = min(self._new_due, request.deadline())
-            self.tokens += len(tokens)
-            actions.append(Tokens(request.sink, tokens, text, is_thinking))
-
-    def _fail_one(self, error: WSClientError, now: float, actions: list[Action]) -> None:
-        """Fail the request that an error names, or report it as belonging to none."""
-        request = self.requests.finish(error.id, now) if error.id is not None else None
-        if request is None:
-            actions.append(StrayError(error))
-            return
-        actions.append(Failed(request.sink, error))
-        if isinstance(error, ProtocolError) and request.is_generation:
-            actions.append(StopOnServer(request.id))
-
-    def _receive_one(self, value: Any, now: float, batches: dict[str, list[str]], actions: list[Action]) -> None:
+    def _receive_login(self, value: Any, now: float, actions: list[Action]) -> None:
         try:
             message = decode_server_message(value)
         except ProtocolError as error:
-            if self.status is not Status.AUTHENTICATED:
-                actions.append(EndLine(error))
-                return
-            self._flush_before(error.id, now, batches, actions)
-            self._fail_one(error, now, actions)
+            actions.append(EndLine(error))
             return
-        if self.status is not Status.AUTHENTICATED:
-            self._receive_login(message, now, actions)
-            return
-        self._flush_before(getattr(message, "id", None), now, batches, actions)
-        handler = _HANDLERS.get(type(message))
-        if handler is None:
-            self.ignored_messages += 1
-        else:
-            handler(self, message, now, actions)
-
-    def _flush_before(self, id: Any, now: float, batches: dict[str, list[str]], actions: list[Action]) -> None:
-        # Tokens that came before this message are delivered before it.
-        if isinstance(id, str) and id in batches:
-            self._flush(id, batches.pop(id), now, actions)
-
-    def _receive_login(self, message: Any, now: float, actions: list[Action]) -> None:
         if isinstance(message, ChallengeMessage) and not self._is_challenged:
             # One signature a connection: a second challenge is ignored.
             self._is_challenged = True
@@ -388,64 +321,7 @@ class Session:
             self._new_due = min(self._new_due, self._liveness_due())
             actions.append(Ready(is_recovery))
         else:
-            self.ignored_messages += 1
-
-    def _receive_models(self, message: ModelsResultMessage, now: float, actions: list[Action]) -> None:
-        self._answer(message.id, RequestKind.MODELS, message.models, now, actions)
-
-    def _receive_pong(self, message: PongMessage, now: float, actions: list[Action]) -> None:
-        request = self.requests.get(message.id or "")
-        if request is not None and request.kind is RequestKind.PING:
-            self.latency = now - request.opened_at
-        self._answer(message.id, RequestKind.PING, self.latency, now, actions)
-
-    def _receive_ack(self, message: AckMessage, now: float, actions: list[Action]) -> None:
-        self._answer(message.id, RequestKind.STOP, True, now, actions)
-
-    def _answer(self, id: Any, kind: RequestKind, value: Any, now: float, actions: list[Action]) -> None:
-        request = self.requests.get(id or "")
-        if request is None:
-            self.ignored_messages += 1
-        elif request.kind is not kind:
-            self._fail_one(ProtocolError(f"the server answered {request.kind} with {kind}", id=id), now, actions)
-        else:
-            self.requests.finish(request.id, now)
-            actions.append(Answered(request.sink, value))
-
-    def _receive_start(self, message: StreamStartMessage, now: float, actions: list[Action]) -> None:
-        request = self.requests.get(message.id or "")
-        if request is None or not request.is_generation:
-            self.ignored_messages += 1
-        else:
-            actions.append(Started(request.sink, message.model or None))
-
-    def _receive_kind_of_token(self, message: StreamTokenMessage, now: float, actions: list[Action]) -> None:
-        self._flush(message.id or "", [message.token], now, actions, is_thinking=message.kind == "thinking")
-
-    def _receive_end(self, message: StreamEndMessage, now: float, actions: list[Action]) -> None:
-        request = self.requests.get(message.id or "")
-        if request is None or not request.is_generation:
-            self.ignored_messages += 1
-        else:
-            self.requests.finish(request.id, now)
-            actions.append(Ended(request.sink, message))
-
-    def _receive_error(self, message: ErrorMessage, now: float, actions: list[Action]) -> None:
-        request = self.requests.get(message.id or "")
-        if request is None:
-            if message.id:
-                self.ignored_messages += 1
-            else:
-                actions.append(StrayError(message.to_error()))
-        elif request.kind is RequestKind.STOP and message.error.startswith("No active generation"):
-            self.requests.finish(request.id, now)
-            actions.append(Answered(request.sink, False))
-        elif request.is_generation and message.is_abort():
-            # How the original ends a stopped generation; cancelled, by whomever, is a result.
-            self.requests.finish(request.id, now)
-            actions.append(Ended(request.sink, StreamEndMessage(id=request.id, is_cancelled=True)))
-        else:
-            self._fail_one(message.to_error(), now, actions)
+            self._answers.ignored += 1
 
     def _move(self, status: Status) -> list[Action]:
         if status is self.status:
@@ -453,15 +329,3 @@ class Session:
         check_move(self.status, status)
         self.status = status
         return [StatusChanged(status)]
-
-
-_Handler = Callable[[Session, Any, float, list[Action]], None]
-_HANDLERS: dict[type, _Handler] = {
-    ModelsResultMessage: Session._receive_models,
-    PongMessage: Session._receive_pong,
-    AckMessage: Session._receive_ack,
-    StreamStartMessage: Session._receive_start,
-    StreamTokenMessage: Session._receive_kind_of_token,
-    StreamEndMessage: Session._receive_end,
-    ErrorMessage: Session._receive_error,
-}
