@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsclient.core.decoding import decode_client_message, decode_server_message
 from wsclient.core.messages import (
     AckMessage,
     AuthenticateMessage,
@@ -29,8 +30,6 @@ from wsclient.core.messages import (
     StreamStartMessage,
     StreamTokenMessage,
     UnknownMessage,
-    decode_client_message,
-    decode_server_message,
     encode_tokens,
 )
 from wsclient.errors import InvalidAuthError, ProtocolError, RateLimitedError, WSClientError

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from wsclient.core.decoding import decode_client_message, decode_server_message
 from wsclient.core.frames import TEXT, FrameParser, encode_frame, encode_texts
 from wsclient.core.json_values import decode_values
 from wsclient.core.messages import (
@@ -20,8 +21,6 @@ from wsclient.core.messages import (
     StreamStartMessage,
     StreamTokenMessage,
     UnknownMessage,
-    decode_client_message,
-    decode_server_message,
 )
 from wsclient.errors import ProtocolError
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ProtocolError, WSClientError
 from .actions import Action, Answered, Ended, Failed, Started, StopOnServer, StrayError, Tokens
+from .decoding import decode_server_message
 from .messages import (
     AckMessage,
     ErrorMessage,
@@ -15,7 +16,6 @@ from .messages import (
     StreamEndMessage,
     StreamStartMessage,
     StreamTokenMessage,
-    decode_server_message,
 )
 from .requests import RequestKind, RequestTable
 

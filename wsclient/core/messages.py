@@ -1,22 +1,19 @@
-"""The messages of WebSocket System, one class each, both directions: encode, decode, validate.
+"""The messages of WebSocket System, one class each, both directions, and how they are encoded.
 
-`decode_server_message` is the client's side: it is strict about the fields it uses and ignores all others.
-`decode_client_message` is the gateway's side: it keeps whatever JSON stands in a field, because the original server
-echoes ids of any type and answers each wrong field with a message of its own (protocol.md sections 1 and 2).
+`decoding.py` reads them.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from json.encoder import encode_basestring_ascii
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import attrs
 
-from ..errors import ProtocolError, WSClientError
+from ..errors import WSClientError
 from .wire_errors import login_error, request_error
 
 __all__ = [
@@ -29,6 +26,7 @@ __all__ = [
     "ClientMessage",
     "ErrorMessage",
     "GenerateMessage",
+    "Message",
     "ModelsMessage",
     "ModelsResultMessage",
     "PingMessage",
@@ -39,9 +37,8 @@ __all__ = [
     "StreamStartMessage",
     "StreamTokenMessage",
     "UnknownMessage",
-    "decode_client_message",
-    "decode_server_message",
     "encode_tokens",
+    "wire_name",
 ]
 
 AbsentType = type(attrs.NOTHING)
@@ -55,7 +52,7 @@ _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 @functools.cache
-def _wire_name(attribute: str) -> str:
+def wire_name(attribute: str) -> str:
     """Return the JSON name of an attribute: `request_id` is `requestId`."""
     first, *rest = attribute.split("_")
     return first + "".join(word.capitalize() for word in rest)
@@ -67,7 +64,13 @@ def _or_none(value: Any) -> Any:
 
 
 @attrs.frozen(kw_only=True)
-class _Message:
+class Message:
+    """What every message has in common.
+
+    Attributes:
+        type: its name on the wire.
+    """
+
     type: ClassVar[str]
 
     def to_wire(self, timestamp: int | None = None) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class _Message:
         for field in attrs.fields(self.__class__):
             value = getattr(self, field.name)
             if value is not attrs.NOTHING:
-                message[_wire_name(field.name)] = value
+                message[wire_name(field.name)] = value
         if timestamp is not None:
             message["timestamp"] = timestamp
         return message
@@ -101,7 +104,7 @@ class _Message:
 
 
 @attrs.frozen(kw_only=True)
-class ChallengeMessage(_Message):
+class ChallengeMessage(Message):
     """The server's first word."""
 
     type = "challenge"
@@ -109,7 +112,7 @@ class ChallengeMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class AuthenticateMessage(_Message):
+class AuthenticateMessage(Message):
     """The client's answer to the challenge; `signature` is base64."""
 
     type = "authenticate"
@@ -118,7 +121,7 @@ class AuthenticateMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class AuthResultMessage(_Message):
+class AuthResultMessage(Message):
     """The verdict. `server` and `max_message_bytes` are additions of our gateway (protocol.md section 5)."""
 
     type = "auth_result"
@@ -139,7 +142,7 @@ class AuthResultMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class ModelsMessage(_Message):
+class ModelsMessage(Message):
     """Asks for the list of models."""
 
     type = "models"
@@ -147,7 +150,7 @@ class ModelsMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class GenerateMessage(_Message):
+class GenerateMessage(Message):
     """Asks for a generation."""
 
     type = "generate"
@@ -158,7 +161,7 @@ class GenerateMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class StopMessage(_Message):
+class StopMessage(Message):
     """Asks to stop the generation `request_id`."""
 
     type = "stop"
@@ -167,7 +170,7 @@ class StopMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class PingMessage(_Message):
+class PingMessage(Message):
     """Asks for a sign of life (the protocol's own, not RFC 6455's)."""
 
     type = "ping"
@@ -175,7 +178,7 @@ class PingMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class BatchMessage(_Message):
+class BatchMessage(Message):
     """Several requests in one frame; `messages` are their JSON objects."""
 
     type = "batch"
@@ -187,7 +190,7 @@ class BatchMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class ModelsResultMessage(_Message):
+class ModelsResultMessage(Message):
     """The list of models: Ollama's own objects, from an older server plain strings."""
 
     type = "models_result"
@@ -196,7 +199,7 @@ class ModelsResultMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class StreamStartMessage(_Message):
+class StreamStartMessage(Message):
     """A generation was accepted; the model may not even have been asked yet."""
 
     type = "stream_start"
@@ -205,7 +208,7 @@ class StreamStartMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class StreamTokenMessage(_Message):
+class StreamTokenMessage(Message):
     """A token; `kind` is `"thinking"` for thinking text and absent for the answer."""
 
     type = "stream_token"
@@ -215,7 +218,7 @@ class StreamTokenMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class StreamEndMessage(_Message):
+class StreamEndMessage(Message):
     """The end of a generation; `elapsed_time` in milliseconds, and so are the times in `usage`."""
 
     type = "stream_end"
@@ -227,7 +230,7 @@ class StreamEndMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class AckMessage(_Message):
+class AckMessage(Message):
     """A stop was carried out."""
 
     type = "ack"
@@ -237,7 +240,7 @@ class AckMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class PongMessage(_Message):
+class PongMessage(Message):
     """The answer to a ping."""
 
     type = "pong"
@@ -245,7 +248,7 @@ class PongMessage(_Message):
 
 
 @attrs.frozen(kw_only=True)
-class ErrorMessage(_Message):
+class ErrorMessage(Message):
     """An error; without an id it belongs to no request."""
 
     type = "error"
@@ -292,186 +295,6 @@ ServerMessage = (
 ClientMessage = (
     AuthenticateMessage | ModelsMessage | GenerateMessage | StopMessage | PingMessage | BatchMessage | UnknownMessage
 )
-
-
-# --- decoding ---------------------------------------------------------------------------------------------------------
-
-_T = TypeVar("_T")
-
-
-class _Fields:
-    """The fields of a JSON object, read with checks that name the message and the field."""
-
-    def __init__(self, value: dict[str, Any]) -> None:
-        self.value = value
-        self.type = value.get("type")
-        self.id: Any = value["id"] if isinstance(value.get("id"), str) else attrs.NOTHING
-
-    def fail(self, field: str, what: str) -> ProtocolError:
-        # The kind of the value, never the value: it may be a token.
-        got = type(self.value.get(field)).__name__
-        return ProtocolError(f"{self.type} message: {field} must be {what} (got {got})", id=self.id or None)
-
-    def need(self, field: str, kind: type[_T], what: str) -> _T:
-        value = self.value.get(field)
-        if not isinstance(value, kind):
-            raise self.fail(field, what)
-        return value
-
-    def want(self, field: str, kinds: tuple[type, ...], what: str) -> Any:
-        """Return an optional field; null means absent, as `elapsedTime` shows."""
-        value = self.value.get(field)
-        if value is None:
-            return attrs.NOTHING
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise self.fail(field, what)
-        return value
-
-    def want_number(self, field: str, what: str) -> Any:
-        value = self.want(field, (int, float), what)
-        # JSON's integers have no end, and arithmetic with floats raises OverflowError beyond this.
-        if value is not attrs.NOTHING and not -sys.float_info.max <= value <= sys.float_info.max:
-            raise self.fail(field, what)
-        return value
-
-
-def _challenge(fields: _Fields) -> ServerMessage:
-    return ChallengeMessage(challenge=fields.need("challenge", str, "text"))
-
-
-def _auth_result(fields: _Fields) -> ServerMessage:
-    return AuthResultMessage(
-        success=fields.need("success", bool, "true or false"),
-        error=fields.want("error", (str,), "text"),
-        code=fields.want("code", (str,), "text"),
-        remaining_attempts=fields.want("remainingAttempts", (int,), "a whole number"),
-        retry_after=fields.want_number("retryAfter", "seconds"),
-        server=fields.want("server", (dict,), "an object"),
-        max_message_bytes=fields.want("maxMessageBytes", (int,), "a whole number"),
-    )
-
-
-def _models_result(fields: _Fields) -> ServerMessage:
-    models = fields.want("models", (list,), "a list")
-    return ModelsResultMessage(id=fields.id, models=models or [])
-
-
-def _stream_start(fields: _Fields) -> ServerMessage:
-    return StreamStartMessage(id=fields.id, model=fields.want("model", (str,), "text"))
-
-
-def _stream_token(fields: _Fields) -> ServerMessage:
-    return StreamTokenMessage(
-        id=fields.id, token=fields.need("token", str, "text"), kind=fields.want("kind", (str,), "text")
-    )
-
-
-def _stream_end(fields: _Fields) -> ServerMessage:
-    return StreamEndMessage(
-        id=fields.id,
-        total_tokens=fields.want("totalTokens", (int,), "a whole number"),
-        elapsed_time=fields.want_number("elapsedTime", "milliseconds"),
-        is_cancelled=fields.want("isCancelled", (bool,), "true or false"),
-        usage=fields.want("usage", (dict,), "an object"),
-    )
-
-
-def _ack(fields: _Fields) -> ServerMessage:
-    return AckMessage(
-        id=fields.id,
-        request_id=fields.want("requestId", (str,), "text"),
-        action=fields.want("action", (str,), "text") or "stop",
-    )
-
-
-def _pong(fields: _Fields) -> ServerMessage:
-    return PongMessage(id=fields.id)
-
-
-def _error(fields: _Fields) -> ServerMessage:
-    error = fields.want("error", (str,), "text")
-    return ErrorMessage(
-        id=fields.id,
-        error=error or "",
-        code=fields.want("code", (str,), "text"),
-        retry_after=fields.want_number("retryAfter", "seconds"),
-    )
-
-
-_SERVER_DECODERS: dict[str, Callable[[_Fields], ServerMessage]] = {
-    "challenge": _challenge,
-    "auth_result": _auth_result,
-    "models_result": _models_result,
-    "stream_start": _stream_start,
-    "stream_token": _stream_token,
-    "stream_end": _stream_end,
-    "ack": _ack,
-    "pong": _pong,
-    "error": _error,
-}
-
-
-def decode_server_message(value: Any) -> ServerMessage:
-    """Read a server's message.
-
-    Args:
-        value: a parsed frame, any JSON value, or the error that `decode_values` put in its place.
-
-    Returns:
-        The message; `UnknownMessage` for an object of a type that the protocol does not have.
-
-    Raises:
-        ProtocolError: it is not an object with a `type`, or a field that matters has the wrong type; `id` is set when
-            the message had one.
-    """
-    fields = _fields_of(value)
-    decoder = _SERVER_DECODERS.get(fields.type) if isinstance(fields.type, str) else None
-    if decoder is None:
-        return UnknownMessage(type=fields.type, id=fields.id)
-    return decoder(fields)
-
-
-_CLIENT_MESSAGES: dict[str, type[_Message]] = {
-    cls.type: cls
-    for cls in (AuthenticateMessage, ModelsMessage, GenerateMessage, StopMessage, PingMessage, BatchMessage)
-}
-
-
-def decode_client_message(value: Any) -> ClientMessage:
-    """Read a client's message; fields are kept as they are, an absent one is `attrs.NOTHING`.
-
-    Args:
-        value: a parsed frame (or the error that `decode_values` put in its place), or an item of a batch: any JSON
-            value.
-
-    Returns:
-        The message; `UnknownMessage` for an object without a type that the protocol has.
-
-    Raises:
-        ProtocolError: it is not a JSON object.
-    """
-    value = _object_of(value)
-    kind = value.get("type")
-    cls = _CLIENT_MESSAGES.get(kind) if isinstance(kind, str) else None
-    if cls is None:
-        return UnknownMessage(type=value.get("type", attrs.NOTHING), id=value.get("id", attrs.NOTHING))
-    names = ((field.name, _wire_name(field.name)) for field in attrs.fields(cls))
-    return cls(**{name: value[wire] for name, wire in names if wire in value})  # type: ignore[return-value]
-
-
-def _object_of(value: Any) -> dict[str, Any]:
-    if isinstance(value, ProtocolError):
-        raise value
-    if not isinstance(value, dict):
-        raise ProtocolError(f"a message must be a JSON object (got {type(value).__name__})")
-    return value
-
-
-def _fields_of(value: Any) -> _Fields:
-    value = _object_of(value)
-    if "type" not in value:
-        raise ProtocolError("a message has no type")
-    return _Fields(value)
 
 
 def encode_tokens(id: Any, tokens: Iterable[str], timestamp: int, *, is_thinking: bool = False) -> list[str]:

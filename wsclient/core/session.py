@@ -39,11 +39,11 @@ from .actions import (
 )
 from .answers import Answers
 from .backoff import Backoff
+from .decoding import decode_server_message
 from .messages import (
     AuthResultMessage,
     ChallengeMessage,
     ErrorMessage,
-    decode_server_message,
 )
 from .requests import OpenRequest
 from .states import check_move

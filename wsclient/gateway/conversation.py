@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from ..core.decoding import decode_client_message
 from ..core.messages import (
     AckMessage,
     AuthenticateMessage,
@@ -29,7 +30,6 @@ from ..core.messages import (
     StopMessage,
     StreamStartMessage,
     UnknownMessage,
-    decode_client_message,
 )
 from ..core.wire_errors import bounded
 from ..errors import ErrorCode, ProtocolError
