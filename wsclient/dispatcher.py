@@ -7,6 +7,7 @@ the client, and a thread that held them would keep a dropped client alive for ev
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import queue
 import threading
@@ -113,6 +114,8 @@ class Callbacks:
         self._latest: weakref.WeakKeyDictionary[threading.Thread, str] = weakref.WeakKeyDictionary()
         self._queue: _Queue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        # The one that was told to end last, and may still be at it: the next one waits for it, to keep the order.
+        self._previous: threading.Thread | None = None
 
     # --- users' threads -----------------------------------------------------------------------------------------------
 
@@ -124,7 +127,8 @@ class Callbacks:
             callback: called with the event, on the dispatcher thread.
 
         Returns:
-            A function that unsubscribes; idempotent, from any thread, and the callback is not called after it.
+            A function that unsubscribes; idempotent, from any thread. A call that the dispatcher has begun by then is
+            the last one.
 
         Raises:
             TypeError: the callback cannot be called.
@@ -132,24 +136,33 @@ class Callbacks:
         if not callable(callback):
             raise TypeError(f"on_{kind} takes a function (got {type(callback).__name__})")
         subscription = _Subscription(callback)
+        dropped = 0
         with self._lock:
+            self._ensure_thread()
             self._subscriptions[kind] = (*self._subscriptions[kind], subscription)
             recording = self._recordings.get(self._latest.get(threading.current_thread(), ""))
             if recording is not None and not recording.is_expired(time.monotonic()):
-                missed = [event for event in recording.events if event.kind is kind]
-                if recording.dropped and kind is EventKind.TOKEN:
-                    _logger.warning("%d early tokens are gone: subscribe before generate()", recording.dropped)
-                for event in missed:
-                    self._queue.put(_Delivery(event, (subscription,)))
-            self._ensure_thread()
+                dropped = recording.dropped if kind is EventKind.TOKEN else 0
+                for event in recording.events:
+                    if event.kind is kind:
+                        self._queue.put(_Delivery(event, (subscription,)))
+        if dropped:
+            _logger.warning("%d early tokens are gone: subscribe before generate()", dropped)
+        # Weakly: whoever keeps the function must not keep the callbacks of a dropped client, and their thread.
+        owner = weakref.ref(self)
 
         def unsubscribe() -> None:
             subscription.is_active = False
-            with self._lock:
-                others = tuple(other for other in self._subscriptions[kind] if other is not subscription)
-                self._subscriptions[kind] = others
+            callbacks = owner()
+            if callbacks is not None:
+                callbacks._remove(kind, subscription)
 
         return unsubscribe
+
+    def _remove(self, kind: EventKind, subscription: _Subscription) -> None:
+        with self._lock:
+            others = tuple(other for other in self._subscriptions[kind] if other is not subscription)
+            self._subscriptions[kind] = others
 
     def record(self, id: str) -> None:
         """Keep the events of a generation that this thread begins."""
@@ -172,11 +185,13 @@ class Callbacks:
     def stop(self, timeout: float) -> None:
         """Let the thread end once it has delivered what is queued; waits, unless it is the one that calls."""
         with self._lock:
-            thread, self._thread = self._thread, None
-            if thread is not None:
+            if self._thread is not None:
+                self._previous, self._thread = self._thread, None
                 # The next thread gets a queue of its own, or it might take this one's note to end.
                 deliveries, self._queue = self._queue, queue.SimpleQueue()
                 deliveries.put(None)
+            # One that was told to end from a callback may still be at it.
+            thread = self._previous
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
@@ -236,20 +251,30 @@ class Callbacks:
     def _queue_event(self, event: _Event, feed: GenerationFeed | None) -> bool:
         subscriptions = self._subscriptions[event.kind]
         if subscriptions:
-            self._ensure_thread()
             self._queue.put(_Delivery(event, subscriptions, feed))
+            # Without room for a thread now (RuntimeError) the event waits for the next one that comes: this is the
+            # reader's thread, and others wait for what it says.
+            with contextlib.suppress(RuntimeError):
+                self._ensure_thread()
         return bool(subscriptions)
 
     def _ensure_thread(self) -> None:
         if self._thread is None:
             # Daemon: a program must be able to end while a callback blocks.
             self._thread = threading.Thread(
-                target=_run, args=(self._queue,), name=f"wsclient-dispatcher-{self._name}", daemon=True
+                target=_run, args=(self._queue, self._previous), name=f"wsclient-dispatcher-{self._name}", daemon=True
             )
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:
+                self._thread = None
+                raise
+            self._previous = None
 
 
-def _run(deliveries: _Queue) -> None:
+def _run(deliveries: _Queue, previous: threading.Thread | None) -> None:
+    if previous is not None:
+        previous.join()
     while True:
         delivery = deliveries.get()
         if delivery is None:
