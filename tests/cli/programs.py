@@ -26,7 +26,18 @@ __all__ = ["Program", "environment", "run_program"]
 
 TIMEOUT = 20.0
 _ROOT = Path(wsclient.__file__).parents[1]
-_SETTINGS = {"HOST", "PORT", "DATA_DIR", "LOG_LEVEL", "AUTH_TIMEOUT_MS", "MAX_AUTH_ATTEMPTS", "NO_COLOR", "FORCE_COLOR"}
+_SETTINGS = {
+    "HOST",
+    "PORT",
+    "DATA_DIR",
+    "LOG_LEVEL",
+    "AUTH_TIMEOUT_MS",
+    "MAX_AUTH_ATTEMPTS",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "COLUMNS",
+    "LINES",
+}
 
 
 def environment(**given: str) -> dict[str, str]:
