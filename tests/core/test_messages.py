@@ -208,6 +208,14 @@ def test_messages_pickle_and_copy_and_keep_what_is_absent_absent(message: Any, w
         assert twin.to_wire() == wire
 
 
+@pytest.mark.parametrize(("message", "wire"), named(CLIENT + SERVER))
+def test_fields_are_given_by_name_and_never_change(message: Any, wire: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        type(message)("g")
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        message.id = "other"
+
+
 def test_encoded_text_is_ascii_on_one_line_without_spaces() -> None:
     text = GenerateMessage(id="g", prompt="naïve\n😀 \u2028\x00").encode(1)
     assert text == ('{"type":"generate","id":"g","prompt":"na\\u00efve\\n\\ud83d\\ude00 \\u2028\\u0000","timestamp":1}')
@@ -443,6 +451,10 @@ def test_encoded_tokens_are_what_encoding_each_message_gives(id: Any, tokens: li
         json.dumps({"id": id, "type": "stream_token", "token": token, **kind, "timestamp": TS}, separators=(",", ":"))
         for token in tokens
     ]
+
+
+def test_tokens_are_of_the_answer_unless_told_otherwise() -> None:
+    assert encode_tokens("g", ["a"], TS) == encode_tokens("g", ["a"], TS, is_thinking=False)
 
 
 def test_encoded_tokens_come_back_as_messages() -> None:
