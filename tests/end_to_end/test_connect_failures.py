@@ -249,7 +249,6 @@ def upgraded(*data: bytes | str, hangs_up: bool = False) -> Script:
 
 CHALLENGE = '{"type":"challenge","challenge":"%s"}' % ("0123456789abcdef" * 4)
 PLAIN_HTTP = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-REDIRECT = b"HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
 WRONG_ACCEPT = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n"
@@ -276,7 +275,6 @@ RUDE: dict[str, tuple[Script, type[WSClientError], str]] = {
         ConnectionFailedError,
         "connection_failed",
     ),
-    "redirects": (says(REDIRECT), ConnectionFailedError, "connection_failed"),
     "is not HTTP": (says(b"SSH-2.0-OpenSSH_9.6\r\n"), ConnectionFailedError, "connection_failed"),
     "is binary": (says(bytes(range(256))), ConnectionFailedError, "connection_failed"),
     "answers another handshake": (says(WRONG_ACCEPT), ConnectionFailedError, "connection_failed"),
@@ -320,6 +318,18 @@ def test_a_server_that_(behaviour: str, fail_to_connect: FailToConnect) -> None:
         assert_is(error, kind, code)
         assert not is_timeout or elapsed >= STEP
         assert len(server.peers) == 1
+
+
+def test_a_redirect_is_not_followed(fail_to_connect: FailToConnect) -> None:
+    # It could lead anywhere, without TLS too, and whoever is there would be given a signature.
+    with ScriptedServer(polite) as elsewhere:
+        location = f"HTTP/1.1 302 Found\r\nLocation: {elsewhere.url}/\r\nContent-Length: 0\r\n\r\n"
+        with ScriptedServer(says(location.encode()), upgrade=False) as server:
+            error = fail_to_connect(server.url)
+
+        assert elsewhere.peers == []
+    assert_is(error, ConnectionFailedError, "connection_failed")
+    assert "302" in error.message
 
 
 def test_plain_where_tls_is_expected_is_connection_failed(fail_to_connect: FailToConnect) -> None:
