@@ -90,7 +90,10 @@ class Connection(Line):
             reader = self._reader
             if self._waiters or reader is None or self._session.keeps_trying or self._session.is_ready:
                 return
-        self._end(reader, ConnectionTimeoutError(f"the attempt was given up after {timeout:g} s"))
+            # Under the same lock: a moment later it may have succeeded, and somebody may use it.
+            loss = self._take_loss(reader, ConnectionTimeoutError(f"the attempt was given up after {timeout:g} s"))
+        reader.transport.abort()
+        self._tell_loss(loss)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -113,8 +116,8 @@ class Connection(Line):
         future: Future[Any] = Future()
         # Its clock runs already: connecting is part of it.
         request = OpenRequest(id=id, kind=kind, sink=future, answer_timeout=timeout, started_at=time.monotonic())
-        self.send([request], text, deadline)
         try:
+            self.send([request], text, deadline)
             return wait_for(future, None, f"request {id}")
         except KeyboardInterrupt:
             with self._lock:
@@ -148,7 +151,7 @@ class Connection(Line):
         self._use()
         while True:
             with self._lock:
-                if self._session.is_ready and self._reader is not None and self._reader.end_error is None:
+                if self._session.is_ready and self._reader is not None:
                     self._check_size(text)
                     now = time.monotonic()
                     self._session.requests.open(requests, now)
@@ -164,8 +167,7 @@ class Connection(Line):
             raise ClientClosedError("the client is closed")
         if self._session.status is ConnectionStatus.AUTH_FAILED and self._session.last_error is not None:
             raise self._session.last_error.again()
-        # A line that is about to end counts too: its loss puts the next attempt on the schedule.
-        is_scheduled = self._session.keeps_trying or (self._session.is_ready and self._options.auto_reconnect)
+        is_scheduled = self._session.keeps_trying
         if self._reader is None and not is_scheduled:
             self._dial()
         return self._waiters.add(is_patient=is_scheduled)

@@ -10,7 +10,7 @@ from .core.actions import Action, Answered, Ended, Failed, Started, Tokens
 from .errors import WSClientError
 from .feed import GenerationFeed
 
-__all__ = ["LoginWaiter", "LoginWaiters", "deliver", "tell"]
+__all__ = ["LoginWaiter", "LoginWaiters", "Loss", "deliver", "tell"]
 
 
 def deliver(action: Action) -> GenerationFeed | None:
@@ -68,6 +68,25 @@ class LoginWaiters:
         told = [waiter for waiter in self._waiters if not (impatient_only and waiter.is_patient)]
         self._waiters = [waiter for waiter in self._waiters if impatient_only and waiter.is_patient]
         return told
+
+
+@attrs.frozen
+class Loss:
+    """What a connection's end means, to be carried out once the lock is released.
+
+    Attributes:
+        actions: the failed requests and the new statuses.
+        told: who waits for a login, and is told `error`.
+        error: see `told`.
+        news: what belongs into the log and to `on_error`, if anything.
+        is_over: whether it is not tried again.
+    """
+
+    actions: list[Action]
+    told: list[LoginWaiter]
+    error: WSClientError
+    news: WSClientError | None
+    is_over: bool
 
 
 def tell(waiters: list[LoginWaiter], error: WSClientError | None) -> None:

@@ -23,9 +23,9 @@ from .core.backoff import Backoff
 from .core.messages import AuthenticateMessage, PingMessage, StopMessage, StreamEndMessage
 from .core.requests import OpenRequest, RequestKind
 from .core.session import Session, SessionTimes
-from .delivery import LoginWaiters, deliver, tell
+from .delivery import LoginWaiters, Loss, deliver, tell
 from .dispatcher import Callbacks, EventKind
-from .errors import ClientClosedError, ConnectionLostError, SlowConsumerError, WSClientError
+from .errors import ClientClosedError, ConnectionFailedError, ConnectionLostError, SlowConsumerError, WSClientError
 from .events import ClientStats, ConnectionStatus
 from .feed import GenerationFeed
 from .keys import load_private_key
@@ -38,9 +38,10 @@ __all__ = ["Line", "new_id", "timestamp"]
 
 _logger = logging.getLogger("wsclient.connection")
 
-# How long a close waits for the server's half of the close handshake, and for threads after that; within 2 s in all.
+# How long a close takes at most, waits in it for the server's half of the close handshake, and leaves to callbacks.
+_CLOSE_WITHIN = 1.5
 _CLOSE_HANDSHAKE = 0.5
-_CLOSE_THREADS = 0.7
+_CLOSE_CALLBACKS = 0.5
 
 
 def new_id(prefix: str) -> str:
@@ -92,6 +93,8 @@ class Line:
         self._session = Session(times, backoff, auto_reconnect=options.auto_reconnect)
         self.watchdog = Watchdog(options.client_id[:8])
         self._reader: Reader | None = None
+        # Threads that a close told to end; a second close waits for them too.
+        self._ending: list[threading.Thread] = []
         self._waiters = LoginWaiters()
         self._is_closed = False
         self._messages_sent = 0
@@ -146,16 +149,36 @@ class Line:
         """Begin an attempt. The caller holds the lock."""
         self._queue_status(self._session.dial(time.monotonic()))
         self._number += 1
-        self._reader = Reader(self, Transport(self._options), self._number, self._options.max_message_size)
-        self.watchdog.ensure_started(self)
-        self._wake_watchdog(self._session.next_due())
-        self._reader.thread.start()
+        reader = Reader(self, Transport(self._options), self._number, self._options.max_message_size)
+        self._reader = reader
+        try:
+            self.watchdog.ensure_started(self)
+            self._wake_watchdog(self._session.next_due())
+            reader.thread.start()
+        except BaseException as error:
+            # Ctrl-C, or no room for a thread: nobody may wait for an attempt that never began.
+            self._let_go(ConnectionFailedError(f"the attempt could not begin: {type(error).__name__}"))
+            reader.transport.abort()
+            raise
 
     def _end(self, reader: Reader, error: WSClientError) -> None:
-        """End a line. One without a login is let go at once: its thread may be stuck in DNS, or in a user's signer."""
-        reader.end(error)
-        if self._session.status in (ConnectionStatus.CONNECTING, ConnectionStatus.CONNECTED):
-            self.lost(reader, error)
+        """End a line at once; its thread may be stuck in DNS or a user's signer, and closes the socket when it can."""
+        with self._lock:
+            loss = self._take_loss(reader, error)
+        reader.transport.abort()
+        self._tell_loss(loss)
+
+    def _let_go(self, error: WSClientError) -> list[Action]:
+        """Part with the current line; return what is to be done. The caller holds the lock."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.end_error = reader.end_error or error
+            self._past_bytes_received += reader.transport.bytes_received
+            self._past_bytes_sent += reader.transport.bytes_sent
+        now = time.monotonic()
+        actions = self._session.close(now) if self._is_closed else self._session.lost(error, now)
+        self._queue_status(actions)
+        return actions
 
     def abandon(self, id: str) -> None:
         """Stop a generation that nobody reads any more, without waiting."""
@@ -184,7 +207,7 @@ class Line:
             WSClientError: the attempt was given up meanwhile.
         """
         with self._lock:
-            if reader is not self._reader or reader.end_error is not None:
+            if reader is not self._reader:
                 raise reader.end_error or ConnectionLostError("the attempt was given up")
             self._queue_status(self._session.opened(time.monotonic()))
             self._wake_watchdog(self._session.next_due())
@@ -205,31 +228,36 @@ class Line:
         for action in actions:
             if isinstance(action, Sign):
                 self._sign(reader, action.challenge)
-        self._perform(actions)
+        self._perform(actions, reader)
 
     def lost(self, reader: Reader, error: WSClientError) -> None:
-        """Take a line's end: every open request and every waiter is told. Reader thread, or who lets a dial go."""
+        """Take a line's end: every open request and every waiter is told. Reader thread."""
         with self._lock:
-            if reader is not self._reader:
-                return
-            self._reader = None
-            self._past_bytes_received += reader.transport.bytes_received
-            self._past_bytes_sent += reader.transport.bytes_sent
-            now = time.monotonic()
-            was_ready, was_trying = self._session.is_ready, self._session.keeps_trying
-            actions = self._session.close(now) if self._is_closed else self._session.lost(error, now)
-            self._queue_status(actions)
-            outcome = self._session.last_error or error
-            is_over = not self._session.keeps_trying
-            told = self._waiters.take(impatient_only=not is_over)
-            self._wake_watchdog(self._session.next_due())
-            if is_over:
-                # Nothing is left to watch: a client that could not connect holds no thread. The next dial starts one.
-                self.watchdog.detach()
-        if was_ready or (was_trying and is_over):
-            self._report_loss(outcome, is_over)
-        self._perform(actions)
-        tell(told, outcome if is_over else error)
+            loss = self._take_loss(reader, error)
+        self._tell_loss(loss)
+
+    def _take_loss(self, reader: Reader, error: WSClientError) -> Loss | None:
+        """Decide what a line's end means, once; `_tell_loss` carries it out. The caller holds the lock."""
+        if reader is not self._reader:
+            return None
+        was_ready, was_trying = self._session.is_ready, self._session.keeps_trying
+        actions = self._let_go(error)
+        outcome = self._session.last_error or error
+        is_over = not self._session.keeps_trying
+        told = self._waiters.take(impatient_only=not is_over)
+        self._wake_watchdog(self._session.next_due())
+        if is_over:
+            # Nothing is left to watch: a client that could not connect holds no thread. The next dial starts one.
+            self.watchdog.detach()
+        is_news = was_ready or (was_trying and is_over)
+        return Loss(actions, told, outcome if is_over else error, outcome if is_news else None, is_over)
+
+    def _tell_loss(self, loss: Loss | None) -> None:
+        if loss is not None:
+            if loss.news is not None:
+                self._report_loss(loss.news, loss.is_over)
+            self._perform(loss.actions)
+            tell(loss.told, loss.error)
 
     def _report_loss(self, error: WSClientError, is_over: bool) -> None:
         # Once an outage: the first loss is news, the attempts after it are not, giving up is. What an explicit call
@@ -253,9 +281,11 @@ class Line:
         """Do what is due. Watchdog thread."""
         with self._lock:
             actions = self._session.tick(now)
+            # The line that they are about: by the time they are performed there may be another.
+            reader = self._reader
             if any(isinstance(action, Dial) for action in actions):
                 self._dial()
-        self._perform(actions)
+        self._perform(actions, reader)
         callbacks = self._callbacks()
         if callbacks is not None:
             callbacks.expire()
@@ -274,22 +304,24 @@ class Line:
             if isinstance(action, StatusChanged) and callbacks is not None:
                 callbacks.publish(EventKind.CONNECTION_CHANGE, action.status)
 
-    def _perform(self, actions: list[Action]) -> None:
+    def _perform(self, actions: list[Action], reader: Reader | None = None) -> None:
         for action in actions:
-            full = deliver(action)
-            if full is not None:
-                self._overflow(full)
-            elif isinstance(action, StopOnServer | Probe | EndLine | StrayError | Ready):
-                self._perform_on_line(action)
+            try:
+                full = deliver(action)
+                if full is not None:
+                    self._overflow(full)
+                elif isinstance(action, StopOnServer | Probe | EndLine | StrayError | Ready):
+                    self._perform_on_line(action, reader)
+            except Exception:
+                # A bug of ours or of a log handler: the others still wait for what comes after it.
+                _logger.exception("the client met an unexpected error")
 
-    def _perform_on_line(self, action: Action) -> None:
+    def _perform_on_line(self, action: Action, reader: Reader | None) -> None:
         if isinstance(action, StopOnServer):
             self._stop_on_server(action.id)
         elif isinstance(action, Probe):
             self._probe()
         elif isinstance(action, EndLine):
-            with self._lock:
-                reader = self._reader
             if reader is not None:
                 self._end(reader, action.error)
         elif isinstance(action, Ready):
@@ -334,40 +366,35 @@ class Line:
     def close(self) -> None:
         """Close the connection and end all threads, within about 2 s; see `WSClient.close`."""
         self._use_process()
+        deadline = time.monotonic() + _CLOSE_WITHIN
         error = ClientClosedError("the client was closed")
         with self._lock:
             self._is_closed = True
             reader = self._reader
-            told = self._waiters.take()
-            actions: list[Action] = []
             is_open = self._session.status in (ConnectionStatus.CONNECTED, ConnectionStatus.AUTHENTICATED)
-            if reader is not None and is_open:
-                reader.end_error = reader.end_error or error
-            else:
-                # A dial is let go: its thread closes the socket when it comes back, however long DNS takes.
-                self._reader = None
-                actions = self._session.close(time.monotonic())
-                self._queue_status(actions)
-            watchdog = self.watchdog.detach()
+            actions = self._let_go(error)
+            told = self._waiters.take()
+            # A dial is not waited for: its thread closes the socket when it comes back, however long DNS takes.
+            leaving = [reader.thread if reader is not None and is_open else None, self.watchdog.detach()]
+            self._ending += [thread for thread in leaving if thread is not None]
         tell(told, error)
         self._perform(actions)
         if reader is not None:
             self._end_reader(reader, is_open)
-        _join(watchdog, _CLOSE_THREADS)
+        for thread in self._ending:
+            _join(thread, deadline)
+        self._ending = [thread for thread in self._ending if thread.is_alive()]
         callbacks = self._callbacks()
         if callbacks is not None:
-            callbacks.stop(_CLOSE_THREADS)
+            callbacks.stop(max(_CLOSE_CALLBACKS, deadline - time.monotonic()))
 
     def _end_reader(self, reader: Reader, is_open: bool) -> None:
-        if not is_open:
+        try:
+            if is_open:
+                reader.transport.post(CLOSE, (1000).to_bytes(2, "big"))
+                _join(reader.thread, time.monotonic() + _CLOSE_HANDSHAKE)
+        finally:
             reader.transport.abort()
-            return
-        reader.transport.post(CLOSE, (1000).to_bytes(2, "big"))
-        _join(reader.thread, _CLOSE_HANDSHAKE)
-        reader.transport.abort()
-        _join(reader.thread, _CLOSE_THREADS)
-        # If even that did not wake it, its waiters are told all the same.
-        self.lost(reader, ClientClosedError("the client was closed"))
 
     def stats(self) -> ClientStats:
         """Return a snapshot of the counters."""
@@ -394,9 +421,9 @@ class Line:
             )
 
 
-def _join(thread: threading.Thread | None, timeout: float) -> None:
-    if thread is not None and thread is not threading.current_thread():
-        thread.join(timeout)
+def _join(thread: threading.Thread, deadline: float) -> None:
+    if thread is not threading.current_thread():
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 # Forked children find the lines of their parent here.

@@ -34,15 +34,10 @@ class Reader:
         self._line = line
         self.transport = transport
         self._parser = FrameParser(masked=False, max_message_size=max_message_size)
-        # Why the connection is to end, when that was decided elsewhere; said before the transport is aborted.
+        # Why the connection ends, when that was decided elsewhere; said before the transport is aborted.
         self.end_error: WSClientError | None = None
         # Daemon: a program must be able to end while the thread waits for the server.
         self.thread = threading.Thread(target=self._run, name=f"wsclient-reader-{number}", daemon=True)
-
-    def end(self, error: WSClientError) -> None:
-        """End the connection from another thread; never blocks. The first reason counts."""
-        self.end_error = self.end_error or error
-        self.transport.abort()
 
     def _run(self) -> None:
         error: WSClientError = ConnectionLostError("the connection broke off (close code 1006)")

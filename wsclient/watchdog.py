@@ -71,11 +71,18 @@ class Watchdog:
             self._thread = threading.Thread(
                 target=_run, args=(self._notes, line), name=f"wsclient-watchdog-{self._name}", daemon=True
             )
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # No room for a thread now; the next attempt tries again.
+                self._thread = None
+                raise
 
     def note(self, note: Abandon | CloseDown | Wake) -> None:
         """Leave a note; never blocks, takes no lock, from any thread or finalizer."""
-        self._notes.put(note)
+        # Without a thread there is no connection either, and notes that nobody reads would pile up.
+        if self._thread is not None:
+            self._notes.put(note)
 
     def detach(self) -> threading.Thread | None:
         """Tell the thread to end and return it, for a join. The caller holds the connection's lock."""
