@@ -13,7 +13,7 @@ from wsclient.core.frames import CLOSE, CONTINUATION, PING, PONG, TEXT, CloseFra
 MIB = 1 << 20
 KEY = b"\x12\x34\xf0\x9f"
 MODES = pytest.mark.parametrize("masked", [False, True], ids=["client", "server"])
-fast = settings(deadline=None, database=None, max_examples=150)
+fast = settings(deadline=None, database=None, max_examples=100)
 
 
 def frame(

@@ -154,7 +154,7 @@ def conversations(draw: st.DrawFn, masked: bool) -> bytes:
 
 @MODES
 @given(data=st.data())
-@settings(parent=fast, max_examples=400)
+@settings(parent=fast, max_examples=250)
 def test_any_conversation_in_any_cuts_is_parsed_as_the_reference_does(masked: bool, data: st.DataObject) -> None:
     stream = data.draw(conversations(masked))
     places = data.draw(st.lists(st.integers(0, len(stream)), max_size=8))
