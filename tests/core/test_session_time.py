@@ -62,6 +62,17 @@ def test_any_bytes_after_the_probe_are_an_answer() -> None:
     assert session.tick(140 + PONG_TIMEOUT) == []
 
 
+def test_an_answer_to_a_probe_brings_the_next_one_nearer_than_the_end_that_was_planned() -> None:
+    session = logged_in(100)
+    session.take_new_due()
+    session.heard(110)
+    # Bytes that nobody asked for put off what is planned: the watchdog finds that out when it wakes.
+    assert session.take_new_due() == math.inf
+    session.probed(140)
+    session.heard(141)
+    assert session.take_new_due() == 141 + PING_INTERVAL
+
+
 def test_a_line_without_a_login_is_not_probed() -> None:
     session = make_session()
     session.dial(0)

@@ -124,7 +124,10 @@ class Session:
     def heard(self, now: float) -> None:
         """Note a sign of life: bytes came in, be they a whole message or not."""
         self._heard_at = now
-        self._probe_sent_at = None
+        if self._probe_sent_at is not None:
+            self._probe_sent_at = None
+            # With a pong_timeout above the ping_interval the next probe is due before the time planned for this one's.
+            self._new_due = min(self._new_due, now + self._times.ping_interval)
 
     def probed(self, now: float) -> None:
         """Note that a probe is on its way."""
