@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -22,6 +23,7 @@ import attrs
 from .errors import WSClientError
 from .events import ErrorEvent, GenerationEndEvent, GenerationResult, GenerationStartEvent, TokenEvent
 from .feed import GenerationFeed
+from .forks import renewing
 
 __all__ = ["Callbacks", "EventKind"]
 
@@ -103,9 +105,16 @@ class Callbacks:
     def __init__(self, name: str) -> None:
         self._name = name
         self._subscriptions: dict[EventKind, tuple[_Subscription, ...]] = dict.fromkeys(EventKind, ())
-        self.renew()
+        self._renew()
 
-    def renew(self) -> None:
+    def use_process(self) -> None:
+        """Make sure, on a user's thread, that nothing of a forking parent's is used; a generation may come first."""
+        if self._process != os.getpid():
+            with renewing():
+                if self._process != os.getpid():
+                    self._renew()
+
+    def _renew(self) -> None:
         """Make what belongs to this process: at birth, and again in a forked child, where the thread is gone."""
         # Guards the subscriptions, the recordings and the order of the queue. Nothing is taken inside it, and no
         # user code runs under it.
@@ -116,6 +125,8 @@ class Callbacks:
         self._thread: threading.Thread | None = None
         # The one that was told to end last, and may still be at it: the next one waits for it, to keep the order.
         self._previous: threading.Thread | None = None
+        # Last: other threads of a forked child go by it.
+        self._process = os.getpid()
 
     # --- users' threads -----------------------------------------------------------------------------------------------
 
@@ -135,6 +146,7 @@ class Callbacks:
         """
         if not callable(callback):
             raise TypeError(f"on_{kind} takes a function (got {type(callback).__name__})")
+        self.use_process()
         subscription = _Subscription(callback)
         dropped = 0
         with self._lock:
@@ -160,12 +172,14 @@ class Callbacks:
         return unsubscribe
 
     def _remove(self, kind: EventKind, subscription: _Subscription) -> None:
+        self.use_process()
         with self._lock:
             others = tuple(other for other in self._subscriptions[kind] if other is not subscription)
             self._subscriptions[kind] = others
 
     def record(self, id: str) -> None:
         """Keep the events of a generation that this thread begins."""
+        self.use_process()
         with self._lock:
             self._recordings[id] = _Recording()
             self._latest[threading.current_thread()] = id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import weakref
@@ -10,10 +11,11 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
 from .core.messages import StreamEndMessage
-from .errors import RequestTimeoutError, WSClientError
+from .errors import ConnectionLostError, RequestTimeoutError, WSClientError
 from .events import GenerationResult, Usage
+from .forks import renewing
 
-__all__ = ["GenerationFeed", "GenerationListener", "wait_for"]
+__all__ = ["GenerationFeed", "GenerationListener", "inherited_error", "wait_for"]
 
 # What a token costs in memory besides its text: a str object and its place in a list.
 _TOKEN_OVERHEAD = 64
@@ -35,6 +37,21 @@ def wait_for(future: Future[Any], timeout: float | None, what: str) -> Any:
             # It came at the very last moment.
             return wait_for(future, None, what)
         raise RequestTimeoutError(f"{what} did not end within {timeout:g} s") from None
+
+
+def inherited_error(what: str) -> ConnectionLostError:
+    """Return the error of something that a forked child has from its parent, and that can never end there."""
+    return ConnectionLostError(
+        f"{what} belongs to the process that this one was forked from",
+        description="Begin it in the process that reads it",
+    )
+
+
+def _set(future: Future[Any], outcome: object) -> None:
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 class GenerationListener(Protocol):
@@ -75,9 +92,11 @@ class GenerationFeed:
     ) -> None:
         self.id = id
         self.model = model
-        self.done: Future[GenerationResult] = Future()
+        self._done: Future[GenerationResult] = Future()
         # The same fact without a lock: finalizers ask, and the collector may run them inside of the future's own lock.
         self.is_done = False
+        self._outcome: GenerationResult | WSClientError | None = None
+        self._process = os.getpid()
         self._max_unread_bytes = max_unread_bytes
         self._keeps_tokens = keeps_tokens
         self._listener = listener
@@ -136,25 +155,26 @@ class GenerationFeed:
             done_reason=_field(usage, "doneReason", str),
             usage=_usage(usage) if usage else None,
         )
-        if self._settle(lambda: self.done.set_result(result)) and (listener := self._listening()) is not None:
+        if self._settle(result) and (listener := self._listening()) is not None:
             listener.ended(self, result)
 
     def fail(self, error: WSClientError) -> None:
         """Take the error that ends it; it gets the text received so far."""
         error.text = self.text
         error.id = self.id
-        if self._settle(lambda: self.done.set_exception(error)) and (listener := self._listening()) is not None:
+        if self._settle(error) and (listener := self._listening()) is not None:
             listener.failed(self, error)
 
     def _listening(self) -> GenerationListener | None:
         return self._listener() if self._listener is not None else None
 
-    def _settle(self, settle: Callable[[], None]) -> bool:
+    def _settle(self, outcome: GenerationResult | WSClientError) -> bool:
         # The reader and the watchdog (a deadline) may both bring the end; the first one counts.
         try:
-            settle()
+            _set(self._done, outcome)
         except InvalidStateError:
             return False
+        self._outcome = outcome
         self.is_done = True
         self._batches.put(None)
         self._wake()
@@ -167,6 +187,33 @@ class GenerationFeed:
     # --- the readers' side --------------------------------------------------------------------------------------------
 
     @property
+    def done(self) -> Future[GenerationResult]:
+        """The result, once it is there."""
+        self._use_process()
+        return self._done
+
+    def _use_process(self) -> None:
+        """End it in a forked child: its tokens go on coming in where it was begun, and nobody would fill it here."""
+        if self._process == os.getpid():
+            return
+        with renewing():
+            if self._process == os.getpid():
+                return
+            # The parent's locks may be held by threads that do not exist here; what came in before the fork stays.
+            self._read_lock = threading.Lock()
+            self._wakers, self._result_waiters = (), 0
+            self._done = Future()
+            if self._outcome is None:
+                error = inherited_error(f"generation {self.id}")
+                error.id, error.text = self.id, "".join(self._text_pieces)
+                self._outcome = error
+                self._batches.put(None)
+            _set(self._done, self._outcome)
+            self.is_done = True
+            # Last: other threads go by it.
+            self._process = os.getpid()
+
+    @property
     def text(self) -> str:
         """The answer so far."""
         return self._joined(self._text_pieces)
@@ -177,6 +224,7 @@ class GenerationFeed:
         return self._joined(self._thinking_pieces)
 
     def _joined(self, pieces: list[str]) -> str:
+        self._use_process()
         # One piece from now on: asking for the text after every token must not join ever more of them. The reader may
         # append meanwhile, so only the pieces that were counted are replaced.
         with self._read_lock:
@@ -191,6 +239,7 @@ class GenerationFeed:
         Raises:
             queue.Empty: nothing there, and not blocking.
         """
+        self._use_process()
         item = self._batches.get(block=blocking)
         if item is None:
             # For the next one who asks, in this thread or another.
@@ -207,6 +256,7 @@ class GenerationFeed:
 
     def wait(self, timeout: float | None) -> GenerationResult:
         """Wait for the end; waiting counts as reading."""
+        self._use_process()
         with self._read_lock:
             self._result_waiters += 1
         try:

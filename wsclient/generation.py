@@ -6,6 +6,7 @@ A `Generation` reads a `GenerationFeed`, which is all that the session holds: so
 from __future__ import annotations
 
 import collections
+import os
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from .errors import WSClientError
 from .events import GenerationResult
-from .feed import GenerationFeed, wait_for
+from .feed import GenerationFeed, inherited_error, wait_for
 
 if TYPE_CHECKING:
     from .client import WSClient
@@ -210,6 +211,7 @@ class Reply:
         self.id = id
         self._future = future
         self._convert = convert
+        self._process = os.getpid()
 
     @property
     def is_done(self) -> bool:
@@ -226,6 +228,9 @@ class Reply:
             RequestTimeoutError: it did not come in time.
             WSClientError: the item failed.
         """
+        if self._process != os.getpid():
+            # Its answer comes in where it was asked for.
+            raise inherited_error(f"request {self.id}")
         return self._convert(wait_for(self._future, timeout, f"request {self.id}"))
 
 

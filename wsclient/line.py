@@ -28,6 +28,7 @@ from .dispatcher import Callbacks, EventKind
 from .errors import ClientClosedError, ConnectionFailedError, ConnectionLostError, SlowConsumerError, WSClientError
 from .events import ClientStats, ConnectionStatus
 from .feed import GenerationFeed
+from .forks import renewing
 from .keys import load_private_key
 from .options import ClientOptions
 from .reader import Reader
@@ -73,11 +74,9 @@ class Line:
     def _renew(self) -> None:
         """Make everything that belongs to this process: at birth, and again at the first use after a fork.
 
-        Not in the fork's own hook: gunicorn's gevent worker patches `threading` and `queue` after it.
+        Not in the fork's own hook, see `forks`.
         """
         options = self._options
-        self._process = os.getpid()
-        self._is_stale = False
         # The one lock: it guards the session, the current reader, the waiters and the watchdog's plan. Taken inside
         # it: the callbacks' lock (to queue status events), nothing else.
         self._lock = threading.Lock()
@@ -101,10 +100,14 @@ class Line:
         # Bytes of connections that ended; the current one counts for itself.
         self._past_bytes_received = 0
         self._past_bytes_sent = 0
+        # Last: other threads of a forked child go by these two.
+        self._process = os.getpid()
+        self._is_stale = False
 
     @property
     def status(self) -> ConnectionStatus:
         """Where the connection stands."""
+        self._use_process()
         return self._session.status
 
     @property
@@ -115,11 +118,14 @@ class Line:
     def _use_process(self) -> None:
         # The check of the process besides: a fork by other means than os.fork runs no hooks.
         if self._is_stale or self._process != os.getpid():
-            self._forget_parent()
-            self._renew()
+            # First: a thread that finds the line made anew finds the callbacks so, too.
             callbacks = self._callbacks()
             if callbacks is not None:
-                callbacks.renew()
+                callbacks.use_process()
+            with renewing():
+                if self._is_stale or self._process != os.getpid():
+                    self._forget_parent()
+                    self._renew()
 
     def _forget_parent(self) -> None:
         """Let go of the parent's line in a forked child, without a word on it: the parent streams on."""
