@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
-__all__ = ["Site", "free_port", "run_program", "wait_for_line"]
+__all__ = ["Site", "expect_line", "free_port", "program", "run_program", "running", "wait_for_line"]
+
+_START = """
+import os, signal, sys, threading, time
+from wsclient import WSClient
+url, client_id, key = sys.argv[1:]
+client = WSClient(url, client_id=client_id, private_key_path=key)
+"""
 
 
 @attrs.frozen
@@ -65,3 +74,28 @@ def wait_for_line(process: subprocess.Popen[str], part: str) -> None:
         if part in line:
             return
     raise AssertionError(f"the program ended without a line with {part!r}: {''.join(seen)}")
+
+
+@contextmanager
+def running(command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run a program whose streams are pipes; it is killed at the end of the block."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def program(text: str, url: str, client_id: str, key_path: Path, *interpreter: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program that finds a client in `client`."""
+    with running([sys.executable, *interpreter, "-c", _START + text, url, client_id, str(key_path)]) as process:
+        yield process
+
+
+def expect_line(process: subprocess.Popen[str], expected: str) -> None:
+    """Read a program's next line, which must be this one."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line == f"{expected}\n", line + process.communicate()[1]
