@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ import pytest
 from Crypto.PublicKey.ECC import EccKey
 from Crypto.PublicKey.RSA import RsaKey
 
+from wsclient import WSClient
 from wsclient.keys import generate_key, public_pem
+
+from .support.fake_transport import FakeNetwork
+from .support.fast_clients import fast_client
+from .support.waiting import wait_until
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 
@@ -82,3 +88,42 @@ def transcript() -> Callable[[str], list[dict[str, Any]]]:
         return [json.loads(line) for line in lines]
 
     return read
+
+
+def library_threads() -> set[threading.Thread]:
+    """Return the threads of the library that run now."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("wsclient-")}
+
+
+@pytest.fixture(autouse=True)
+def no_thread_of_the_library_survives() -> Iterator[None]:
+    """Fails a test that leaves a thread behind."""
+    before = library_threads()
+    yield
+    try:
+        wait_until(lambda: not library_threads() - before)
+    except TimeoutError:
+        names = sorted(thread.name for thread in library_threads() - before)
+        raise AssertionError(f"threads are left: {', '.join(names)}") from None
+
+
+@pytest.fixture
+def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeNetwork:
+    """What clients dial instead of sockets: lines in memory, held by the test."""
+    network = FakeNetwork()
+    monkeypatch.setattr("wsclient.line.Transport", network.make)
+    return network
+
+
+@pytest.fixture
+def fake_client(fake_network: FakeNetwork) -> Iterator[Callable[..., WSClient]]:
+    """Makes clients on `fake_network`, with any options; they are closed after the test."""
+    clients: list[WSClient] = []
+
+    def make(**options: Any) -> WSClient:
+        clients.append(fast_client("ws://localhost", **{"reconnect_delay": 0.01} | options))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()

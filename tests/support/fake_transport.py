@@ -15,7 +15,7 @@ import queue
 import threading
 from typing import Any
 
-from wsclient.core.frames import TEXT, encode_frame
+from wsclient.core.frames import CLOSE, TEXT, encode_frame
 from wsclient.errors import ConnectionLostError, WSClientError
 
 from .waiting import wait_until
@@ -34,6 +34,7 @@ class FakeTransport:
         controls: opcode and payload of everything else that it posted.
         is_dialled, is_aborted, is_closed: how far it got.
         may_send: cleared by a test, `send` blocks until it is set or the line is aborted.
+        says_goodbye: whether a close frame is answered with one.
     """
 
     def __init__(self, options: Any) -> None:
@@ -43,6 +44,7 @@ class FakeTransport:
         self.is_dialled = self.is_aborted = self.is_closed = False
         self.may_send = threading.Event()
         self.may_send.set()
+        self.says_goodbye = True
         self.bytes_received = self.bytes_sent = 0
         self._outcome: queue.SimpleQueue[WSClientError | None] = queue.SimpleQueue()
         self._incoming: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
@@ -81,6 +83,8 @@ class FakeTransport:
             self.sent.append(json.loads(payload))
         else:
             self.controls.append((opcode, payload))
+            if opcode == CLOSE and self.says_goodbye:
+                self.arrive(encode_frame(CLOSE, payload))
 
     def abort(self) -> None:
         self.is_aborted = True
