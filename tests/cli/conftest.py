@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -21,6 +22,13 @@ from ..support.fake_ollama import FakeOllama
 from .programs import Finished, environment
 
 Run = Callable[..., Finished]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hear_ctrl_c() -> None:
+    """Have the programs under test hear Ctrl-C: a test run in the background of a shell would pass its deafness on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
