@@ -93,7 +93,8 @@ def _format(name: str, value: Any) -> Any:
 
 def _images(name: str, value: Any) -> Any:
     if not isinstance(value, list | tuple) or not all(isinstance(image, str | bytes) for image in value):
-        raise _wrong(name, "a list of images, each bytes or base64 text", type(value).__name__)
+        # A text would be taken for its letters, and the images themselves are no use in an error.
+        raise TypeError(f"{name} must be a list of images, each bytes or base64 text (got {type(value).__name__})")
     return [base64.b64encode(image).decode() if isinstance(image, bytes) else image for image in value]
 
 
@@ -113,7 +114,7 @@ _OPTION_CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "temperature": _number(0, 1e9, "a number >= 0"),
     "top_p": _number(0, 1, "a number from 0 to 1"),
     "top_k": _whole_number(0, "a whole number >= 0"),
-    "max_tokens": _whole_number(-2, "a whole number"),
+    "max_tokens": _whole_number(-2, "a whole number >= -2"),
     "seed": _whole_number(None, "a whole number"),
     "stop": _stop_texts,
     "system": _text,
@@ -199,7 +200,7 @@ def parse_generation_options(
             values[name] = _OPTION_CHECKS[name](name, value) if name in _OPTION_CHECKS else value
     try:
         json.dumps(values, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"options must be JSON values: {error}") from None
     return GenerationOptions(values), deadlines
 

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import math
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,8 +29,11 @@ def got(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether it is a finite number, and not a truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether it is a finite number that fits a float, and not a truth value."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _seconds(certainly_milliseconds: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
@@ -72,11 +76,32 @@ def _algorithm(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     hash_for_algorithm(value)
 
 
-def _headers(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    for name, text in dict(value).items():
+def _headers(value: Any) -> dict[str, str]:
+    """Return a copy: what the caller does with the mapping later is his own business."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"headers must map names to texts (got {type(value).__name__})")
+    for name, text in value.items():
         if not isinstance(name, str) or not isinstance(text, str) or any(c in name + text for c in "\r\n\0"):
             # The value may be a secret, so only the name is shown.
-            raise ValueError(f"{attribute.name} must map names to texts without line breaks (see {got(name)})")
+            raise ValueError(f"headers must map names to texts without line breaks (see {got(name)})")
+    return dict(value)
+
+
+def _private_key(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    # Whatever it is, it is never shown.
+    if value is None or callable(value) or hasattr(value, "export_key"):
+        return
+    if not isinstance(value, str | bytes | bytearray):
+        allowed = "PEM text or bytes, a key object, or a function that signs"
+        raise TypeError(f"{attribute.name} must be {allowed} (got {type(value).__name__})")
+    if "-----BEGIN" not in (value if isinstance(value, str) else value.decode("latin-1")):
+        raise ValueError(f"{attribute.name} must be PEM text, '-----BEGIN ...'; for a file give private_key_path")
+
+
+def _passphrase(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not isinstance(value, str | bytes) and not callable(value):
+        allowed = "text or bytes, or a function that returns one"
+        raise TypeError(f"{attribute.name} must be {allowed} (got {type(value).__name__})")
 
 
 def _ssl_context(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -87,15 +112,25 @@ def _ssl_context(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 def _proxy(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is None or value == "":
         return
-    parts = urlsplit(value) if isinstance(value, str) else None
-    if parts is None or parts.scheme not in ("http", "socks4", "socks4a", "socks5", "socks5h") or not parts.hostname:
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        is_right = parts.scheme in ("http", "socks4", "socks4a", "socks5", "socks5h") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        is_right = False
+    if not is_right:
+        # Not shown: it may carry a password.
         raise ValueError(
             f"{attribute.name} must be a URL like 'http://host:3128', '' for none, or None for the environment's"
         )
 
 
-def _expand(path: str | os.PathLike[str]) -> str:
-    return str(Path(os.fspath(path)).expanduser())
+def _expand(path: Any) -> str:
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"private_key_path must be the path of a file (got {got(path)})")
+    if not os.fspath(path):
+        raise ValueError("private_key_path must be the path of a file (got '')")
+    return os.path.expanduser(path)
 
 
 def _is_loopback(host: str) -> bool:
@@ -114,7 +149,10 @@ def _websocket_url(value: Any) -> str:
     """Return the URL with a ws scheme; `http(s)://` means `ws(s)://` (protocol.md section 6)."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"server_url must be a URL like 'wss://host' (got {got(value)})")
-    parts = urlsplit(value.strip())
+    try:
+        parts = urlsplit(value.strip())
+    except ValueError as error:
+        raise ValueError(f"server_url is not a URL: {error} (got {got(value)})") from None
     if parts.scheme not in _SCHEMES or not parts.hostname:
         raise ValueError(f"server_url must start with ws:// or wss:// and name a host (got {got(value)})")
     if parts.username is not None or parts.password is not None:
@@ -170,8 +208,8 @@ class ClientOptions:
     ping_interval: float = attrs.field(default=30.0, validator=_seconds(3_600))
     request_timeout: float = attrs.field(default=60.0, validator=_seconds(20_000))
     auto_connect: bool = attrs.field(default=False, validator=_true_or_false)
-    private_key: Any = attrs.field(default=None, repr=False)
-    passphrase: Any = attrs.field(default=None, repr=False)
+    private_key: Any = attrs.field(default=None, validator=_private_key, repr=False)
+    passphrase: Any = attrs.field(default=None, validator=_passphrase, repr=False)
     max_reconnect_attempts: int | None = attrs.field(default=10, validator=_attempts)
     max_reconnect_delay: float = attrs.field(default=30.0, validator=_seconds(3_600))
     pong_timeout: float = attrs.field(default=10.0, validator=_seconds(1_000))
@@ -180,7 +218,7 @@ class ClientOptions:
     max_message_size: int = attrs.field(default=64 * 1024 * 1024, validator=_size)
     max_unread_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=_size)
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, validator=_ssl_context, repr=False)
-    headers: Mapping[str, str] = attrs.field(factory=dict, validator=_headers, repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=_headers, repr=False)
     proxy: str | None = attrs.field(default=None, validator=_proxy, repr=False)
     allow_insecure: bool = attrs.field(default=False, validator=_true_or_false)
     allow_readable_key: bool = attrs.field(default=False, validator=_true_or_false)
@@ -212,11 +250,18 @@ class ClientOptions:
             variable = _ENVIRONMENT_PREFIX + field.name.upper()
             if field.name not in options and environ.get(variable):
                 values[field.name] = _from_text(field.name, environ[variable], variable)
+        _leave_one_key(values, options)
         missing = [name for name in ("server_url", "client_id") if name not in values and name not in options]
         if missing:
             names = " and ".join(_ENVIRONMENT_PREFIX + name.upper() for name in missing)
             raise ValueError(f"{names} must be set in the environment (or pass {', '.join(missing)})")
-        return cls(**(values | options))
+        try:
+            return cls(**(values | options))
+        except (ValueError, TypeError) as error:
+            variables = [_ENVIRONMENT_PREFIX + name.upper() for name in values if re.search(rf"\b{name}\b", str(error))]
+            if not variables:
+                raise
+            raise type(error)(f"{error} [from {' and '.join(variables)}]") from None
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], **options: Any) -> ClientOptions:
@@ -246,8 +291,7 @@ class ClientOptions:
             "signatureAlgorithm": "signature_algorithm",
         }
         values = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
-        if "private_key" in options:
-            values.pop("private_key_path", None)
+        _leave_one_key(values, options)
         missing = [theirs for theirs in ("serverUrl", "clientId") if names[theirs] not in values | options]
         if missing:
             raise ValueError(f"{file} lacks {' and '.join(missing)}; write it again with: wsclient register-client")
@@ -256,8 +300,15 @@ class ClientOptions:
         return cls(**(values | options))
 
 
+def _leave_one_key(values: dict[str, Any], options: dict[str, Any]) -> None:
+    """Have a key that was passed win over one that was read, of whichever kind."""
+    if options.get("private_key") is not None or options.get("private_key_path") is not None:
+        values.pop("private_key", None)
+        values.pop("private_key_path", None)
+
+
 def _find_key(text: str, config: Path) -> str:
-    key = Path(text).expanduser()
+    key = Path(os.path.expanduser(text))
     candidates = (key, config.parent / key, config.parent / key.name)
     return str(next((candidate for candidate in candidates if candidate.exists()), key))
 
@@ -272,7 +323,8 @@ def _from_text(name: str, text: str, variable: str) -> Any:
     if name in _TEXT_OPTIONS:
         return text
     if name == "headers":
-        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+        return {header.strip(): value.strip() for header, _, value in pairs}
     if name == "ssl_context":
         raise ValueError(f"{variable}: ssl_context cannot be given as text; pass it to from_env()")
     default = attrs.fields_dict(ClientOptions)[name].default
