@@ -461,11 +461,21 @@ def test_a_request_made_while_the_gateway_restarts_waits_for_it(
 ) -> None:
     client = make_client(gateway.url, reconnect_delay=0.05)
     client.connect()
+    attempts = 0
+
+    def count(status: ConnectionStatus) -> None:
+        nonlocal attempts
+        attempts += status == "connecting"
+
+    client.on_connection_change(count)
     gateway.kill()
     wait_until(lambda: not client.is_ready())
 
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(client.complete, PROMPT, max_tokens=5, seed=1)
+        # It sits out the attempts that fail meanwhile.
+        wait_until(lambda: attempts >= 3)
+        assert not result.done()
         gateway.start()
 
         assert result.result(10).text == written(PROMPT, 5, seed=1)
