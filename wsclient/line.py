@@ -286,6 +286,8 @@ class Line:
     def tick(self, now: float) -> None:
         """Do what is due. Watchdog thread."""
         with self._lock:
+            if self._reader is not None and self._reader.transport.has_moved_on():
+                self._session.sent(now)
             actions = self._session.tick(now)
             # The line that they are about: by the time they are performed there may be another.
             reader = self._reader

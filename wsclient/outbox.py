@@ -53,6 +53,11 @@ class Outbox:
         self._frames: collections.deque[_Outgoing] = collections.deque()
         self._has_posted_close = False
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether frames wait for the socket to take them."""
+        return bool(self._frames)
+
     def send(self, text: str, deadline: float) -> None:
         """Send a text message; blocks until it is written, other frames before it included.
 

@@ -69,6 +69,7 @@ class Transport:
         self._may_have_more = True
         self.bytes_received = 0
         self.bytes_sent = 0
+        self._bytes_sent_before = 0
 
     # --- dialling -----------------------------------------------------------------------------------------------------
 
@@ -206,6 +207,11 @@ class Transport:
     def post(self, opcode: int, payload: bytes) -> None:
         """Send a frame as soon as the line takes it, without ever blocking; see `Outbox.post`."""
         self._outbox.post(opcode, payload)
+
+    def has_moved_on(self) -> bool:
+        """Return whether frames wait, and the socket took some bytes since this was asked last. Watchdog thread."""
+        before, self._bytes_sent_before = self._bytes_sent_before, self.bytes_sent
+        return self._outbox.is_waiting and self._bytes_sent_before > before
 
     def write(self, data: memoryview, sizes: list[int]) -> bool:
         """Write once, as much as the socket takes; append how much that was, or return `False`."""

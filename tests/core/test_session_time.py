@@ -73,6 +73,17 @@ def test_an_answer_to_a_probe_brings_the_next_one_nearer_than_the_end_that_was_p
     assert session.take_new_due() == 141 + PING_INTERVAL
 
 
+def test_a_probe_that_waits_behind_a_long_send_cannot_be_late_yet() -> None:
+    session = logged_in(100)
+    session.sent(110)
+    assert session.next_due() == 100 + PING_INTERVAL
+    session.probed(140)
+    session.sent(145)
+    assert session.next_due() == 145 + PONG_TIMEOUT
+    assert session.tick(140 + PONG_TIMEOUT) == []
+    only(session.tick(145 + PONG_TIMEOUT), EndLine)
+
+
 def test_a_line_without_a_login_is_not_probed() -> None:
     session = make_session()
     session.dial(0)

@@ -109,3 +109,19 @@ def test_a_stalled_send_of_16_mib_does_not_keep_tokens_from_arriving(
         proxy.resume(TO_SERVER)
         assert sending.result(40).text == " t000 t001"
     assert client.stats().connects == 1
+
+
+@pytest.mark.slow
+# aiohttp's advice about large bodies, on the gateway's way to the model server.
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+def test_a_large_send_that_makes_progress_is_no_dead_line_however_long_it_takes(
+    ollama: FakeOllama, ollama_gateway: GatewayThread, make_client: MakeClient, make_proxy: MakeProxy
+) -> None:
+    ollama.script(tokens=2)
+    proxy = make_proxy(ollama_gateway.port)
+    proxy.throttle(2 * 1024 * 1024, TO_SERVER)
+    client = make_client(f"ws://127.0.0.1:{proxy.port}", ping_interval=0.1, pong_timeout=5.5, request_timeout=60.0)
+
+    # Eight seconds on the line, in which the server has nothing to say and a ping has to wait its turn.
+    assert client.complete("x" * BIG).text == " t000 t001"
+    assert client.stats().connects == 1

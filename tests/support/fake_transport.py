@@ -75,6 +75,10 @@ class FakeTransport:
         self.bytes_sent += len(text)
         self.sent.append(json.loads(text))
 
+    def has_moved_on(self) -> bool:
+        """Nothing waits here: whole frames leave at once."""
+        return False
+
     def post(self, opcode: int, payload: bytes) -> None:
         if self.is_aborted:
             return

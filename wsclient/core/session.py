@@ -133,6 +133,11 @@ class Session:
         """Note that a probe is on its way."""
         self._probe_sent_at = now
 
+    def sent(self, now: float) -> None:
+        """Note that a long send moved on: a probe waits behind it, and its answer cannot be late yet."""
+        if self._probe_sent_at is not None:
+            self._probe_sent_at = now
+
     def lost(self, error: WSClientError, now: float) -> list[Action]:
         """End the connection or the attempt: fail everything open, and decide how it goes on.
 
