@@ -209,6 +209,8 @@ def test_a_slow_signer_never_signs_on_the_next_attempts_line(fake_network: FakeN
     assert second.sent == []
     second.log_in()
     assert again.end() is None
+    # The second attempt's own: the first one's signature was never sent, nor counted.
+    assert client.stats().messages_sent == 1
     client.close()
 
 
