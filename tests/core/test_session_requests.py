@@ -287,6 +287,8 @@ def test_an_error_without_an_id_is_an_error_of_nobody() -> None:
         {"type": "ack", "id": "x"},
         {"type": "stream_start", "id": "x"},
         {"type": "stream_token", "id": "x", "token": "t"},
+        {"type": "stream_token", "id": None, "token": "t"},
+        {"type": "stream_token", "token": "t"},
         {"type": "stream_token", "id": "x", "token": "t", "kind": "thinking"},
         {"type": "stream_end", "id": "x"},
         {"type": "error", "id": "x", "error": "no"},
