@@ -58,21 +58,28 @@ class Reader:
 
     def _read(self) -> WSClientError:
         """Read until the end and return why it ended."""
-        parser, transport, line = self._parser, self.transport, self._line
-        while True:
-            data = transport.receive()
-            if not data:
-                return error_for_close(1006)
-            texts = parser.feed(data)
-            if parser.controls:
-                self._answer_pings()
-            line.receive(self, decode_values(texts) if texts else [])
-            if parser.close is not None:
-                transport.post(CLOSE, close_payload(1000) if parser.close.code == 1005 else self._echo())
-                return error_for_close(parser.close.code, bounded(parser.close.reason, 123))
-            if parser.violation is not None:
-                transport.post(CLOSE, close_payload(parser.violation.code, parser.violation.reason))
-                return _violation_error(parser.violation)
+        end = None
+        while end is None:
+            # A call of its own: a name in this loop would keep the last read, a MiB at times, while the line is idle.
+            end = self._take(self.transport.receive())
+        return end
+
+    def _take(self, data: bytes) -> WSClientError | None:
+        """Take what one read gave; return why the connection ends, if it does."""
+        if not data:
+            return error_for_close(1006)
+        parser, transport = self._parser, self.transport
+        texts = parser.feed(data)
+        if parser.controls:
+            self._answer_pings()
+        self._line.receive(self, decode_values(texts) if texts else [])
+        if parser.close is not None:
+            transport.post(CLOSE, close_payload(1000) if parser.close.code == 1005 else self._echo())
+            return error_for_close(parser.close.code, bounded(parser.close.reason, 123))
+        if parser.violation is not None:
+            transport.post(CLOSE, close_payload(parser.violation.code, parser.violation.reason))
+            return _violation_error(parser.violation)
+        return None
 
     def _answer_pings(self) -> None:
         for control in self._parser.controls:
