@@ -26,7 +26,8 @@ class Screen:
         """Take what a program writes."""
         for left, other in _PARTS.findall(text):
             if left:
-                self._erase(int(left))
+                # Terminals take no distance for one.
+                self._erase(int(left) or 1)
             elif other == "\n":
                 self.lines.append("")
             elif other and other != "\r":

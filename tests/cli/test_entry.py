@@ -177,6 +177,21 @@ def test_an_interruption_is_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPa
     assert run("list-clients").code == 130
 
 
+def test_an_interruption_while_it_still_loads_is_exit_code_130(folder: Path) -> None:
+    code = """
+import sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from wsclient.cli import main
+sys.exit(main([]))
+"""
+    done = python(code, folder)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def run_into(descriptor: int, cwd: Path) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "wsclient", "list-clients", "--json"]
     return subprocess.run(
@@ -197,6 +212,12 @@ def test_a_full_disk_is_one_line(folder: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = run_into(full.fileno(), folder)
     assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+def test_a_file_that_may_not_grow_is_one_line(folder: Path) -> None:
+    script = f'ulimit -f 0; exec "{sys.executable}" -m wsclient list-clients --json > out'
+    done = subprocess.run(["sh", "-c", script], cwd=folder, env=environment(), stderr=subprocess.PIPE, timeout=20)
+    assert (done.returncode, done.stderr) == (1, b"error: File too large\n")
 
 
 def test_every_command_is_a_command_of_the_program_with_debug() -> None:

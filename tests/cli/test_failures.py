@@ -6,7 +6,7 @@ import click
 import pytest
 
 from wsclient.cli.failures import Failure, describe, exit_code, refusing_wrong_values
-from wsclient.errors import ConnectionFailedError, InvalidKeyError, RateLimitedError, ServerError
+from wsclient.errors import ConnectionFailedError, RateLimitedError, ServerError
 
 
 def test_a_general_advice_is_replaced_by_what_helps_at_a_command_line() -> None:
@@ -18,8 +18,8 @@ def test_a_general_advice_is_replaced_by_what_helps_at_a_command_line() -> None:
 
 
 def test_a_particular_advice_stays() -> None:
-    error = InvalidKeyError("the key can be read by others", description="Run: chmod 600 x.pem")
-    assert describe(error) == "the key can be read by others [invalid_key]. Run: chmod 600 x.pem."
+    error = ConnectionFailedError("the certificate has expired", description="Renew it")
+    assert describe(error) == "the certificate has expired [connection_failed]. Renew it."
 
 
 def test_an_advice_that_helps_everywhere_stays() -> None:

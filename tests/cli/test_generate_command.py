@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from wsclient.gateway.thread import GatewayThread
 from wsclient.keys import generate_key, save_key_pair
 
 from ..support.fake_ollama import FakeModel, FakeOllama
+from ..support.scripted_server import Peer, ScriptedServer
 from .conftest import Run
 from .programs import Program, run_program
 
@@ -139,8 +141,68 @@ class TestStopping:
         assert ollama.requests[-1].disconnected.wait(5)
         assert program.err == ""
 
+    def test_ctrl_c_tells_a_server_that_would_write_on_without_its_client(self, folder: Path, config: Path) -> None:
+        heard: list[dict[str, Any]] = []
+
+        def write_on(peer: Peer) -> None:
+            peer.login()
+            generation = peer.expect("generate")["id"]
+            peer.send({"type": "stream_token", "id": generation, "token": "word"})
+            while True:
+                stop = peer.expect("stop", requestId=generation)
+                heard.append(stop)
+                peer.send({"type": "ack", "id": stop["id"], "requestId": generation, "action": "stop"})
+
+        with ScriptedServer(write_on) as server:
+            arguments = ("generate", "hello", f"--config={config}", f"--server-url={server.url}")
+            with Program(*arguments, cwd=folder) as program:
+                program.wait_for("word")
+                program.send_signal(signal.SIGINT)
+                assert program.wait() == 130
+        assert heard
+
+    def test_ctrl_c_ends_the_command_even_if_the_server_does_not_answer(self, folder: Path, config: Path) -> None:
+        def ignore_everything(peer: Peer) -> None:
+            peer.login()
+            generation = peer.expect("generate")["id"]
+            peer.send({"type": "stream_token", "id": generation, "token": "word"})
+            peer.wait_until_gone()
+
+        with ScriptedServer(ignore_everything) as server:
+            arguments = ("generate", "hello", f"--config={config}", f"--server-url={server.url}")
+            with Program(*arguments, cwd=folder) as program:
+                program.wait_for("word")
+                program.send_signal(signal.SIGINT)
+                # The library would give the server a minute.
+                assert program.wait() == 130
+
 
 class TestFailures:
+    def test_a_generation_that_others_stopped_is_no_success(self, run: Run, config: Path) -> None:
+        def stop_halfway(peer: Peer) -> None:
+            peer.login()
+            generation = peer.expect("generate")["id"]
+            peer.send({"type": "stream_token", "id": generation, "token": "half"})
+            peer.send({"type": "stream_end", "id": generation, "isCancelled": True})
+            peer.wait_until_gone()
+
+        with ScriptedServer(stop_halfway) as server:
+            done = run("generate", "hello", f"--config={config}", f"--server-url={server.url}")
+        assert (done.code, done.out) == (1, "half\n")
+        assert done.err == "error: the generation was stopped on the server before its end; run the command again\n"
+
+    def test_a_lost_connection_is_one_line(
+        self, folder: Path, config: Path, gateway: GatewayThread, ollama: FakeOllama
+    ) -> None:
+        ollama.script(mode="hang", after=2)
+        with Program("generate", "hello", f"--config={config}", cwd=folder) as program:
+            program.wait_for("t001")
+            gateway.kill()
+            assert program.wait() == 1
+        assert program.out == " t000 t001\n"
+        assert "[connection_lost]" in program.err
+        assert program.err.count("\n") == 1
+
     def test_an_unknown_model_is_one_line_with_the_next_step(self, run: Run, config: Path) -> None:
         done = run("generate", "hello", f"--config={config}", "--model=nope")
         assert (done.code, done.out) == (1, "")
@@ -258,6 +320,12 @@ class TestConnecting:
         assert "cannot be decrypted" in run("models", f"--config={config}").err
         monkeypatch.setenv("WSCLIENT_PASSPHRASE", "sesame")
         assert "[invalid_auth]" in run("models", f"--config={config}").err
+
+    def test_the_key_of_the_file_wins_over_one_in_the_environment(
+        self, run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WSCLIENT_PRIVATE_KEY", "not even a key")
+        assert run("models", f"--config={config}").code == 0
 
     def test_a_key_in_the_environment_can_stand_for_the_file(
         self, run: Run, config: Path, monkeypatch: pytest.MonkeyPatch

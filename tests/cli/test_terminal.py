@@ -7,7 +7,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsclient.cli import terminal
@@ -76,6 +76,7 @@ def test_a_command_is_quoted_for_the_shell(capsys: pytest.CaptureFixture[str]) -
 
 
 @given(st.text())
+@example("\x7f\x9b\x1b")
 def test_json_is_what_it_was_and_has_no_control_characters(text: str) -> None:
     written: list[str] = []
     stdout, sys.stdout = sys.stdout, Recorder(written)  # type: ignore[assignment]
@@ -99,9 +100,13 @@ def test_a_dumb_terminal_is_treated_as_none(monkeypatch: pytest.MonkeyPatch) -> 
     assert not terminal.is_terminal(sys.stdout)
 
 
-@pytest.mark.parametrize(
-    ("answer", "is_yes"), [("y\n", True), ("YES\n", True), ("n\n", False), ("\n", False), ("", False)]
-)
-def test_only_yes_is_yes(monkeypatch: pytest.MonkeyPatch, answer: str, is_yes: bool) -> None:
+@pytest.mark.parametrize("answer", ["n\n", "\n", "", "yesterday\n"])
+def test_anything_but_yes_is_no(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     monkeypatch.setattr(sys.stdin, "readline", lambda: answer, raising=False)
-    assert terminal.ask("Really?") is is_yes
+    assert terminal.ask("Really?") is False
+
+
+@pytest.mark.parametrize("answer", ["y\n", " YES \n"])
+def test_yes_is_yes(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr(sys.stdin, "readline", lambda: answer, raising=False)
+    assert terminal.ask("Really?") is True

@@ -51,6 +51,10 @@ def test_characters_without_width_stay_with_their_word() -> None:
     assert show([f"aaa {word}"], 7) == ["aaa ", word]
 
 
+def test_what_has_no_width_alone_is_not_taken_back() -> None:
+    assert show(["漢字\u200d漢"], 6) == ["漢字\u200d", "漢"]
+
+
 def test_a_piece_is_shown_at_once() -> None:
     assert WordWrapper().feed("hal", 80) == "hal"
 

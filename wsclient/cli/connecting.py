@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..client import WSClient
 from ..options import ClientOptions
 from .client_config import read_client_id
 from .command import path
 
-__all__ = ["CONNECTION_SECTION", "connection_flags", "logged_in", "read_options"]
+__all__ = ["CONNECTION_SECTION", "connection_flags", "read_options"]
 
 _PREFIX = "WSCLIENT_"
 
@@ -104,18 +102,3 @@ def _advice() -> str:
 
 def _wrong(text: str) -> click.UsageError:
     return click.UsageError(text, click.get_current_context(silent=True))
-
-
-@contextmanager
-def logged_in(options: ClientOptions) -> Iterator[WSClient]:
-    """Give a client that has logged in, and close it.
-
-    Raises:
-        WSClientError: it cannot.
-    """
-    client = WSClient.from_options(options)
-    try:
-        client.connect()
-        yield client
-    finally:
-        client.close()

@@ -93,16 +93,13 @@ def _run(folder: Path, prompt: str, backend: str | None) -> None:
 
 
 def _converse(client: WSClient, prompt: str) -> None:
-    try:
-        begun = time.monotonic()
-        client.connect()
+    begun = time.monotonic()
+    with client:
         _show("login", f"challenge signed with the key, accepted after {duration(time.monotonic() - begun)}")
         terminal.show_line()
         terminal.show_line(f"> {prompt}", "bold")
         terminal.show_line()
         figures = stream_answer(client, prompt)
-    finally:
-        client.close()
     terminal.show_line()
     terminal.show_line(str(figures), "green")
     terminal.show_line("To do it yourself: wsclient generate-keys, register-client, serve, generate", "dim")

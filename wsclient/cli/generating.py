@@ -9,11 +9,12 @@ from typing import Any
 import attrs
 import click
 
+from ..client import WSClient
 from ..events import ModelInfo
 from ..options import ClientOptions
 from . import terminal
 from .command import Command
-from .connecting import CONNECTION_SECTION, connection_flags, logged_in
+from .connecting import CONNECTION_SECTION, connection_flags
 from .failures import Failure
 from .streaming import stream_answer
 
@@ -33,7 +34,7 @@ __all__ = ["generate", "models"]
 @connection_flags
 def models(as_json: bool, connection: ClientOptions) -> None:
     """List the models that the gateway offers."""
-    with logged_in(connection) as client:
+    with WSClient.from_options(connection) as client:
         found = client.list_models()
     if as_json:
         terminal.show_json([attrs.asdict(model, filter=attrs.filters.exclude("raw")) for model in found])
@@ -94,8 +95,8 @@ def generate(prompt: str, model: str | None, connection: ClientOptions, **option
     too. Control characters are taken out of the text, in a pipe as well.
     """
     text = _read_prompt(prompt)
-    options = {name: value for name, value in option.items() if value not in (None, ())}
-    with logged_in(connection) as client:
+    options = {**option, "stop": option["stop"] or None}
+    with WSClient.from_options(connection) as client:
         figures = stream_answer(client, text, model, options)
     terminal.show_line(str(figures), "dim", to_stderr=True)
 

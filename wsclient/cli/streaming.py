@@ -146,6 +146,7 @@ def _stop(client: WSClient, generation: Generation) -> None:
     patience.start()
     try:
         with suppress(WSClientError):
-            generation.stop()
+            # By its id: of a generation that was left, which counts as done here, the server is not asked otherwise.
+            client.stop_generation(generation.id)
     finally:
         patience.cancel()
