@@ -21,9 +21,11 @@ from typing import Any, Final
 from ..errors import ProtocolError
 
 try:
-    from orjson import loads as _fast_loads
+    import orjson
 except ImportError:
-    _fast_loads = None  # type: ignore[assignment]
+    _fast_loads: Callable[[bytes], Any] | None = None
+else:
+    _fast_loads = orjson.loads
 
 __all__ = ["decode_values", "is_accelerated"]
 
