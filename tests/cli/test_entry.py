@@ -76,6 +76,10 @@ def test_each_command_has_a_help_with_examples(run: Run, name: str) -> None:
     assert f"\nExamples:\n  wsclient {name}" in done.out
 
 
+def test_the_help_lists_options_only_under_options(run: Run) -> None:
+    assert "\n  PROMPT" not in run("generate", "--help").out
+
+
 def examples() -> list[Any]:
     commands = [command for command in program.commands.values() if isinstance(command, Command)]
     lines = [line.strip() for command in commands for line in command.examples.strip().splitlines()]

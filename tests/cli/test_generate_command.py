@@ -99,6 +99,13 @@ class TestStreaming:
         out = run_program(["generate", "hello", f"--config={config}"], folder, columns=16).out
         assert out.startswith("The quick brown\r\nfox jumps\r\n")
 
+    def test_what_the_terminals_encoding_lacks_ends_nothing(
+        self, folder: Path, config: Path, ollama: FakeOllama
+    ) -> None:
+        ollama.script(pieces=["caf", "\u00e9", " \u6f22", " ok"])
+        done = run_program(["generate", "hello", f"--config={config}"], folder, {"PYTHONIOENCODING": "ascii"})
+        assert (done.code, done.out) == (0, "caf? ? ok\n")
+
     def test_in_a_pipe_lines_are_the_models(self, run: Run, config: Path, ollama: FakeOllama) -> None:
         text = "word " * 100
         ollama.script(pieces=[text])

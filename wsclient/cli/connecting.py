@@ -16,11 +16,14 @@ from .command import path
 
 __all__ = ["CONNECTION_SECTION", "connection_flags", "read_options"]
 
-_PREFIX = "WSCLIENT_"
-
 
 # What a connection cannot do without: the option and its flag.
 _NEEDED = {"server_url": "--server-url", "client_id": "--client-id", "private_key_path": "--key"}
+_VARIABLES = {
+    "server_url": ("WSCLIENT_SERVER_URL",),
+    "client_id": ("WSCLIENT_CLIENT_ID",),
+    "private_key_path": ("WSCLIENT_PRIVATE_KEY_PATH", "WSCLIENT_PRIVATE_KEY"),
+}
 
 
 CONNECTION_SECTION = {"Connection": ("config", "server_url", "client_id", "key", "allow_insecure")}
@@ -63,19 +66,17 @@ def read_options(
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     if config is not None:
         given = _read_config(config, given)
-    environ = dict(os.environ)
-    if "private_key_path" in given:
-        # Another way to say the same, and the environment comes last.
-        environ.pop(_PREFIX + "PRIVATE_KEY", None)
-    elif environ.get(_PREFIX + "PRIVATE_KEY"):
-        given["private_key_path"] = None
-    missing = [flag for name, flag in _NEEDED.items() if name not in given and not environ.get(_PREFIX + name.upper())]
+    missing = [
+        flag
+        for name, flag in _NEEDED.items()
+        if name not in given and not any(os.environ.get(variable) for variable in _VARIABLES[name])
+    ]
     if missing:
         raise _wrong(f"how to connect? {', '.join(missing)} missing; {_advice()}")
     if allow_insecure:
         given["allow_insecure"] = True
     try:
-        return ClientOptions.from_env(environ, **given)
+        return ClientOptions.from_env(**given)
     except (ValueError, TypeError) as error:
         raise _wrong(str(error).replace("allow_insecure=True", "--allow-insecure")) from error
 

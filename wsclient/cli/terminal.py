@@ -155,7 +155,7 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def show_json(value: Any) -> None:
     """Write a value to stdout as JSON; ASCII, which every reader takes and no terminal obeys."""
-    sys.stdout.write(json.dumps(value, indent=2).replace("\x7f", "\\u007f") + "\n")
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def ask(question: str) -> bool:
