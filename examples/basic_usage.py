@@ -10,7 +10,9 @@ from wsclient import ErrorEvent, GenerationEndEvent, TokenEvent, WSClient, WSCli
 
 def list_models(client: WSClient) -> None:
     try:
-        print("Available models:", ", ".join(model.name for model in client.list_models()))
+        names = ", ".join(model.name for model in client.list_models())
+        # One text, not several arguments: the callbacks' thread prints too, and would come between them.
+        print(f"Available models: {names}")
     except WSClientError as error:
         print("Failed to list models:", error)
 
