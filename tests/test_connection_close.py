@@ -38,6 +38,17 @@ def test_a_close_says_goodbye_and_ends_the_threads(fake_client: MakeClient, fake
     assert client.status is ConnectionStatus.DISCONNECTED
 
 
+def test_a_close_stops_what_runs_on_servers_that_do_not_mind_who_hangs_up(
+    fake_client: MakeClient, fake_network: FakeNetwork
+) -> None:
+    client = fake_client()
+    line = connected(client, fake_network)
+    running = [client.stream("x"), client.stream("y")]
+    client.close()
+    assert [line.sent_message("stop", number)["requestId"] for number in (0, 1)] == [one.id for one in running]
+    assert client.stats().messages_sent == len(line.sent)
+
+
 def test_a_close_does_not_wait_long_for_a_server_that_says_nothing(
     fake_client: MakeClient, fake_network: FakeNetwork
 ) -> None:
@@ -188,6 +199,24 @@ def test_a_generation_that_nobody_reads_is_cancelled_and_stopped(
     assert line.sent_message("stop")["requestId"] == generation.id
     assert generation.result(5).is_cancelled
     assert client.stats().open_generations == 0
+
+
+def test_a_generation_that_was_left_ends_only_after_the_server_was_told(
+    fake_client: MakeClient, fake_network: FakeNetwork
+) -> None:
+    client = fake_client()
+    line = connected(client, fake_network)
+    generation = client.stream("x")
+    post, ended_before = line.post, []
+
+    def look_and_post(opcode: int, payload: bytes) -> None:
+        ended_before.append(generation.is_done)
+        post(opcode, payload)
+
+    line.post = look_and_post  # type: ignore[method-assign]
+    generation.close()
+    assert generation.result(5).is_cancelled
+    assert ended_before == [False]
 
 
 def test_failing_requests_without_a_connection_leave_nothing_behind(

@@ -18,6 +18,7 @@ from wsclient import (
     WSClient,
     WSClientError,
 )
+from wsclient.watchdog import Wake
 
 from .support.calls import Call, connected
 from .support.fake_transport import FakeNetwork
@@ -53,6 +54,35 @@ def test_the_first_probe_is_in_time_although_the_login_could_have_taken_longer(
     line = connected(client, fake_network)
     line.sent_message("ping")
     assert time.monotonic() - started < 2
+
+
+class Slept:
+    """Stands in for the watch of a machine that slept since it was asked last."""
+
+    def __init__(self) -> None:
+        self._answers = [True]
+
+    def has_slept(self) -> bool:
+        return bool(self._answers) and self._answers.pop()
+
+
+@pytest.mark.parametrize("what", ["request", "wake-up"])
+def test_after_a_sleep_of_the_machine_the_next_request_or_wake_up_has_the_line_probed(
+    fake_client: MakeClient, fake_network: FakeNetwork, what: str
+) -> None:
+    client = fake_client(ping_interval=1000.0, pong_timeout=0.1)
+    line = connected(client, fake_network)
+    client._connection._sleep_watch = Slept()  # type: ignore[assignment]
+    if what == "wake-up":
+        client._connection.watchdog.note(Wake())
+        waiting = None
+    else:
+        waiting = Call(client.list_models)
+    line.sent_message("ping")
+    # The server that was there before the sleep is gone.
+    fake_network.line(1).log_in()
+    assert client.wait_ready(5)
+    assert waiting is None or isinstance(waiting.end(), ConnectionLostError)
 
 
 def test_an_answer_to_the_probe_keeps_the_line(fake_client: MakeClient, fake_network: FakeNetwork) -> None:

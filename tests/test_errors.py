@@ -144,7 +144,7 @@ TREE: dict[type[WSClientError], tuple[str, type[BaseException], type[WSClientErr
         False,
         "Read the tokens faster, or raise max_unread_bytes.",
     ),
-    ServerError: ("server_error", Exception, WSClientError, False, False, "See the gateway's log for the cause."),
+    ServerError: ("server_error", Exception, WSClientError, False, True, "See the gateway's log for the cause."),
     RateLimitedError: ("rate_limited", Exception, ServerError, True, True, "Wait before trying again."),
     ServerBusyError: ("server_busy", Exception, ServerError, True, True, "Try again in a moment."),
     InvalidRequestError: (

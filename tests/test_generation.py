@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -539,6 +540,18 @@ def test_whoever_waits_for_the_result_counts_as_a_reader() -> None:
     assert all(source.push("x" * 1500) for _ in range(10))
     source.finish()
     waiter.join(5)
+
+
+def test_what_came_in_during_a_wait_for_the_result_that_ran_out_is_not_unread_afterwards() -> None:
+    source = Source(max_unread_bytes=2000)
+    generation = source.generation()
+    for _ in range(5):
+        with ThreadPoolExecutor(1) as pool:
+            polling = pool.submit(generation.result, 0.05)
+            wait_until(lambda: source.feed._result_waiters)
+            assert source.push("x" * 1500)
+            assert isinstance(polling.exception(5), RequestTimeoutError)
+        assert source.push("x" * 100)
 
 
 def test_thinking_and_a_generation_without_tokens_are_not_counted() -> None:

@@ -25,7 +25,7 @@ from .events import (
 )
 from .generation import Batch, Generation
 from .generation_options import GenerationKeywords
-from .line import new_id, timestamp
+from .ids import new_id, timestamp
 from .models import read_models
 from .options import ClientOptions
 from .outgoing import Outgoing, RequestMessage, plan_batch, plan_generation
@@ -181,7 +181,9 @@ class WSClient:
         """Close the connection and end all threads; the same as `close()`.
 
         From any thread, callbacks included; idempotent; returns within about 2 s. Events received before it are
-        delivered, every waiting call gets `ClientClosedError`, and so do requests after it until `connect()`.
+        delivered, every waiting call gets `ClientClosedError`, and so do requests after it until `connect()`. What
+        still runs is stopped on the server. In a signal handler or finalizer that interrupted a call of this library
+        it returns at once, and the watchdog thread closes the client.
         """
         self._connection.close()
 

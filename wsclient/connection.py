@@ -16,7 +16,7 @@ from .errors import (
     RequestTimeoutError,
     WSClientError,
 )
-from .events import ConnectionStatus
+from .events import ClientStats, ConnectionStatus
 from .feed import wait_for
 from .line import Line
 from .reader import Reader
@@ -155,6 +155,7 @@ class Connection(Line):
                     self._check_size(text)
                     now = time.monotonic()
                     self._session.requests.open(requests, now)
+                    self._look_for_sleep(now)
                     self._wake_watchdog(requests[0].deadline())
                     self._messages_sent += 1
                     return self._reader
@@ -178,4 +179,30 @@ class Connection(Line):
         if len(text) > limit:
             raise MessageTooBigError(
                 f"the request has {len(text)} bytes, the server takes {limit}", description="Send a shorter prompt"
+            )
+
+    # --- counters -----------------------------------------------------------------------------------------------------
+
+    def stats(self) -> ClientStats:
+        """Return a snapshot of the counters."""
+        self._use_process()
+        with self._lock:
+            session, reader = self._session, self._reader
+            received, sent = self._past_bytes_received, self._past_bytes_sent
+            if reader is not None:
+                received += reader.transport.bytes_received
+                sent += reader.transport.bytes_sent
+            return ClientStats(
+                status=session.status,
+                tokens=session.tokens,
+                messages_received=session.messages_received,
+                messages_sent=self._messages_sent,
+                bytes_received=received,
+                bytes_sent=sent,
+                connects=session.connects,
+                reconnects=session.reconnects,
+                ignored_messages=session.ignored_messages,
+                open_requests=session.requests.count(generations=False),
+                open_generations=session.requests.count(generations=True),
+                latency=session.latency,
             )

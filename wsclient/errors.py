@@ -368,11 +368,13 @@ def may_reconnect(error: WSClientError) -> bool:
     The table: a wrong key, an unknown or revoked client, an unusable key, a closed client, a policy refusal (1008),
     a certificate that does not verify and an HTTP answer of the 4xx kind never (trying again gives the same answer);
     a rate limit after its `retry_after`; time-outs, an expired challenge, 1001, 1006, 1011, 1012, 1013, a server
-    that spoke rubbish, and every fault of the network are retried. `auth_failed` is the status of the first group.
+    that spoke rubbish or met an error of its own, and every fault of the network are retried. `auth_failed` is the
+    status of the first group.
     """
     if isinstance(error, InvalidAuthError | InvalidKeyError | ClientClosedError):
         return False
-    if isinstance(error, ProtocolError | MessageTooBigError):
-        # A garbled line looks like this too, and a fresh connection cures that; the attempts are counted.
+    if isinstance(error, ProtocolError | MessageTooBigError) or type(error) is ServerError:
+        # A garbled line looks like this too, and a fresh connection cures that; the attempts are counted. A server's
+        # own error before the login is what it says with 1011 otherwise.
         return True
     return error.retryable

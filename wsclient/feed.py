@@ -268,6 +268,8 @@ class GenerationFeed:
         finally:
             with self._read_lock:
                 self._result_waiters -= 1
+                # Who asks again and again must not find it failed for what came in while they waited.
+                self._read_cost = max(self._read_cost, self._received_cost)
 
     def add_waker(self, wake: Callable[[], None]) -> None:
         """Have a function called, on the reader thread, whenever there is something to read."""

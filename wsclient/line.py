@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import random
-import secrets
 import threading
 import time
 import weakref
 from concurrent.futures import Future
 from typing import Any
 
+from .clocks import SleepWatch
 from .core.actions import Action, Dial, EndLine, Probe, Ready, Sign, StatusChanged, StopOnServer, StrayError
 from .core.auth import Signer, make_signer, sign_challenge
 from .core.backoff import Backoff
@@ -26,16 +26,18 @@ from .core.session import Session, SessionTimes
 from .delivery import LoginWaiters, Loss, deliver, tell
 from .dispatcher import Callbacks, EventKind
 from .errors import ClientClosedError, ConnectionFailedError, ConnectionLostError, SlowConsumerError, WSClientError
-from .events import ClientStats, ConnectionStatus
+from .events import ConnectionStatus
 from .feed import GenerationFeed
 from .forks import renewing
+from .ids import new_id, timestamp
+from .interruptions import is_interruption
 from .keys import load_private_key
 from .options import ClientOptions
 from .reader import Reader
 from .transport import CLOSE, TEXT, Transport
-from .watchdog import Wake, Watchdog
+from .watchdog import CloseDown, Wake, Watchdog
 
-__all__ = ["Line", "new_id", "timestamp"]
+__all__ = ["Line"]
 
 _logger = logging.getLogger("wsclient.connection")
 
@@ -43,16 +45,6 @@ _logger = logging.getLogger("wsclient.connection")
 _CLOSE_WITHIN = 1.5
 _CLOSE_HANDSHAKE = 0.5
 _CLOSE_CALLBACKS = 0.5
-
-
-def new_id(prefix: str) -> str:
-    """Return an id that cannot be guessed: the original keeps all clients' generation ids in one map."""
-    return f"{prefix}_{secrets.token_hex(16)}"
-
-
-def timestamp() -> int:
-    """Return the wire's timestamp: epoch milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class Line:
@@ -97,6 +89,7 @@ class Line:
         self._waiters = LoginWaiters()
         self._is_closed = False
         self._messages_sent = 0
+        self._sleep_watch = SleepWatch()
         # Bytes of connections that ended; the current one counts for itself.
         self._past_bytes_received = 0
         self._past_bytes_sent = 0
@@ -191,18 +184,19 @@ class Line:
         with self._lock:
             request = self._session.give_up(id, time.monotonic())
         if request is not None:
-            request.sink.finish(StreamEndMessage(id=id, is_cancelled=True))
+            # Whoever finds it ended may rely on that the server was told.
             self._stop_on_server(id)
+            request.sink.finish(StreamEndMessage(id=id, is_cancelled=True))
 
     def _stop_on_server(self, id: str) -> None:
-        self._post(StopMessage(id=new_id("stop"), request_id=id).encode(timestamp()))
+        self._post(_stop_message(id))
 
-    def _post(self, text: str) -> None:
+    def _post(self, payload: bytes) -> None:
         with self._lock:
             reader = self._reader if self._session.is_ready else None
             self._messages_sent += reader is not None
         if reader is not None:
-            reader.transport.post(TEXT, text.encode())
+            reader.transport.post(TEXT, payload)
 
     # --- reader thread ------------------------------------------------------------------------------------------------
 
@@ -288,6 +282,7 @@ class Line:
         with self._lock:
             if self._reader is not None and self._reader.transport.has_moved_on():
                 self._session.sent(now)
+            self._look_for_sleep(now)
             actions = self._session.tick(now)
             # The line that they are about: by the time they are performed there may be another.
             reader = self._reader
@@ -303,6 +298,12 @@ class Line:
         if due < self.watchdog.wakes_at:
             self.watchdog.wakes_at = due
             self.watchdog.note(Wake())
+
+    def _look_for_sleep(self, now: float) -> None:
+        """Have the line probed if the machine slept. The caller holds the lock."""
+        if self._sleep_watch.has_slept():
+            self._session.mistrust(now)
+            self._wake_watchdog(self._session.take_new_due())
 
     # --- actions ------------------------------------------------------------------------------------------------------
 
@@ -360,7 +361,7 @@ class Line:
         with self._lock:
             self._session.requests.open([request], now)
             self._session.probed(now)
-        self._post(PingMessage(id=request.id).encode(timestamp()))
+        self._post(PingMessage(id=request.id).encode(timestamp()).encode())
 
     def _overflow(self, feed: GenerationFeed) -> None:
         with self._lock:
@@ -373,6 +374,10 @@ class Line:
 
     def close(self) -> None:
         """Close the connection and end all threads, within about 2 s; see `WSClient.close`."""
+        if is_interruption():
+            # In a signal handler or a finalizer: one of our locks may be held by what it interrupted.
+            self.watchdog.note(CloseDown())
+            return
         self._use_process()
         deadline = time.monotonic() + _CLOSE_WITHIN
         error = ClientClosedError("the client was closed")
@@ -380,6 +385,8 @@ class Line:
             self._is_closed = True
             reader = self._reader
             is_open = self._session.status in (ConnectionStatus.CONNECTED, ConnectionStatus.AUTHENTICATED)
+            running = self._session.requests.generations() if is_open else []
+            self._messages_sent += len(running)
             actions = self._let_go(error)
             told = self._waiters.take()
             # A dial is not waited for: its thread closes the socket when it comes back, however long DNS takes.
@@ -388,7 +395,7 @@ class Line:
         tell(told, error)
         self._perform(actions)
         if reader is not None:
-            self._end_reader(reader, is_open)
+            self._end_reader(reader, running, is_open)
         for thread in self._ending:
             _join(thread, deadline)
         self._ending = [thread for thread in self._ending if thread.is_alive()]
@@ -396,37 +403,20 @@ class Line:
         if callbacks is not None:
             callbacks.stop(max(_CLOSE_CALLBACKS, deadline - time.monotonic()))
 
-    def _end_reader(self, reader: Reader, is_open: bool) -> None:
+    def _end_reader(self, reader: Reader, running: list[str], is_open: bool) -> None:
         try:
             if is_open:
+                # Not every server stops a generation whose client hangs up.
+                for id in running:
+                    reader.transport.post(TEXT, _stop_message(id))
                 reader.transport.post(CLOSE, (1000).to_bytes(2, "big"))
                 _join(reader.thread, time.monotonic() + _CLOSE_HANDSHAKE)
         finally:
             reader.transport.abort()
 
-    def stats(self) -> ClientStats:
-        """Return a snapshot of the counters."""
-        self._use_process()
-        with self._lock:
-            session, reader = self._session, self._reader
-            received, sent = self._past_bytes_received, self._past_bytes_sent
-            if reader is not None:
-                received += reader.transport.bytes_received
-                sent += reader.transport.bytes_sent
-            return ClientStats(
-                status=session.status,
-                tokens=session.tokens,
-                messages_received=session.messages_received,
-                messages_sent=self._messages_sent,
-                bytes_received=received,
-                bytes_sent=sent,
-                connects=session.connects,
-                reconnects=session.reconnects,
-                ignored_messages=session.ignored_messages,
-                open_requests=session.requests.count(generations=False),
-                open_generations=session.requests.count(generations=True),
-                latency=session.latency,
-            )
+
+def _stop_message(id: str) -> bytes:
+    return StopMessage(id=new_id("stop"), request_id=id).encode(timestamp()).encode()
 
 
 def _join(thread: threading.Thread, deadline: float) -> None:

@@ -14,7 +14,7 @@ from .core.requests import OpenRequest, RequestKind
 from .feed import GenerationFeed, GenerationListener
 from .generation import Reply
 from .generation_options import parse_generation_options
-from .line import new_id
+from .ids import new_id
 from .models import read_models
 from .options import ClientOptions
 

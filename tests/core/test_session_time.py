@@ -84,6 +84,40 @@ def test_a_probe_that_waits_behind_a_long_send_cannot_be_late_yet() -> None:
     only(session.tick(145 + PONG_TIMEOUT), EndLine)
 
 
+def test_after_a_sleep_of_the_machine_the_line_is_probed_at_once() -> None:
+    session = logged_in(100)
+    session.take_new_due()
+    session.mistrust(103)
+    assert session.take_new_due() == session.next_due() == 103
+    only(session.tick(103), Probe)
+    session.probed(103)
+    only(session.tick(103 + PONG_TIMEOUT), EndLine)
+
+
+def test_an_answer_after_a_sleep_restores_the_trust() -> None:
+    session = logged_in(100)
+    session.mistrust(103)
+    session.probed(103)
+    session.heard(104)
+    assert session.next_due() == 104 + PING_INTERVAL
+
+
+def test_a_sleep_while_a_probe_is_under_way_gives_it_no_more_time() -> None:
+    session = logged_in(100)
+    session.probed(140)
+    session.mistrust(143)
+    assert session.next_due() == 140 + PONG_TIMEOUT
+
+
+def test_a_sleep_before_the_login_changes_no_deadline() -> None:
+    session = make_session()
+    session.dial(0)
+    due = session.next_due()
+    session.mistrust(3)
+    assert session.next_due() == due
+    assert session.tick(3) == []
+
+
 def test_a_line_without_a_login_is_not_probed() -> None:
     session = make_session()
     session.dial(0)

@@ -177,3 +177,78 @@ def test_ctrl_c_comes_through_at_once_stops_the_generation_and_leaves_the_client
 
     assert (output, errors, process.returncode) == ("a b c\n", "", 0)
     assert len(server.peers) == case.connections
+
+
+# A signal arrives the first time that the main thread holds a lock of the library at some place, for every such place.
+SIGNALLED = """
+import collections, faulthandler
+faulthandler.dump_traceback_later(30, exit=True)
+hit, closed = collections.Counter(), []
+
+class Interrupting:
+    def __init__(self, lock):
+        self.lock = lock
+    def acquire(self, *args, **kwargs):
+        is_held = self.lock.acquire(*args, **kwargs)
+        if is_held:
+            self.interrupt(sys._getframe(1))
+        return is_held
+    def __enter__(self):
+        self.lock.acquire()
+        self.interrupt(sys._getframe(1))
+    def __exit__(self, *_):
+        self.lock.release()
+    def interrupt(self, frame):
+        name, place = frame.f_globals["__name__"], (frame.f_code.co_filename, frame.f_lineno)
+        if is_on and name.startswith("wsclient.") and not hit[place] and threading.current_thread() is main:
+            hit[place] += 1
+            places.add(name)
+            signal.raise_signal(signal.SIGUSR1)
+    def __getattr__(self, name):
+        return getattr(self.lock, name)
+
+is_on, main, places = False, threading.main_thread(), set()
+make_lock = threading.Lock
+threading.Lock = lambda: Interrupting(make_lock())
+client = WSClient(url, client_id=client_id, private_key_path=key)
+
+def close(*_):
+    started = time.monotonic()
+    client.close()
+    closed.append(time.monotonic() - started)
+
+signal.signal(signal.SIGUSR1, close)
+
+def use():
+    client.connect()
+    for read in (lambda: list(client.stream("a b c")), lambda: client.complete("a b c").text, client.list_models,
+                 client.stats, lambda: client.on_token(print)(), lambda: client.generate("a b c"),
+                 lambda: client.stream("a b c").result(5), lambda: client.wait_ready(5), client.close):
+        try:
+            read()
+        except WSClientError:
+            client.connect()
+
+from wsclient import WSClientError
+is_on = True
+while True:
+    before = len(closed)
+    try:
+        use()
+    except WSClientError:
+        continue
+    if len(closed) == before:
+        break
+is_on = False
+client.connect()
+print(client.complete("a b c").text, len(closed) > 10, max(closed) < 2.5, sorted(places), flush=True)
+client.close()
+"""
+
+
+def test_a_signal_handler_may_close_the_client_whatever_the_client_was_doing(client_id: str, key_path: Path) -> None:
+    with ScriptedServer(polite) as server, program(SIGNALLED, server.url, client_id, key_path) as process:
+        output, errors = process.communicate(timeout=50)
+
+    names = ("connection", "dispatcher", "feed", "line", "outbox", "transport")
+    assert (output, errors) == (f"a b c True True {[f'wsclient.{name}' for name in names]}\n", "")

@@ -142,6 +142,10 @@ class RequestTable:
         """Return the requests whose deadline has passed; they stay open."""
         return [request for request in self._open.values() if request.deadline() <= now]
 
+    def generations(self) -> list[str]:
+        """Return the ids of the open generations, in the order they were opened."""
+        return [request.id for request in self._open.values() if request.is_generation]
+
     def count(self, *, generations: bool) -> int:
         """Return how many generations, or how many other requests, are open."""
         return sum(request.is_generation is generations for request in self._open.values())

@@ -133,6 +133,12 @@ class Session:
         """Note that a probe is on its way."""
         self._probe_sent_at = now
 
+    def mistrust(self, now: float) -> None:
+        """Have the line probed at once: the machine slept, and the server may be long gone."""
+        if self._probe_sent_at is None:
+            self._heard_at = min(self._heard_at, now - self._times.ping_interval)
+            self._new_due = min(self._new_due, now)
+
     def sent(self, now: float) -> None:
         """Note that a long send moved on: a probe waits behind it, and its answer cannot be late yet."""
         if self._probe_sent_at is not None:
