@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,47 +26,12 @@ from wsclient import (
 )
 
 from .support.calls import Call
+from .support.client_fixtures import MakeClient, client, make_client, nothing_stays_open, server
 from .support.fast_clients import CLIENT_ID, fast_client
-from .support.holdings import Holdings
 from .support.scripted_server import Peer, Script, ScriptedServer, polite
 from .support.waiting import wait_until
 
-MakeClient = Callable[..., WSClient]
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_open() -> Iterator[None]:
-    before = Holdings.now()
-    yield
-    gc.collect()
-    before.wait_until_none_gained()
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer(polite) as server:
-        yield server
-
-
-@pytest.fixture
-def make_client(server: ScriptedServer) -> Iterator[MakeClient]:
-    clients: list[WSClient] = []
-
-    def make(url: str | None = None, **options: Any) -> WSClient:
-        clients.append(fast_client(url or server.url, **{"reconnect_delay": 0.05} | options))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.close()
-
-
-@pytest.fixture
-def client(make_client: MakeClient) -> WSClient:
-    client = make_client()
-    client.connect()
-    return client
-
+__all__ = ["client", "make_client", "nothing_stays_open", "server"]
 
 # --- connecting -------------------------------------------------------------------------------------------------------
 
