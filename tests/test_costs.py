@@ -185,8 +185,8 @@ client.connect()
 print("idle", flush=True)
 sys.stdin.readline()
 """
-# One send, poll and read, two reads of dice (id and mask), and 8 futex calls of the two threads were counted; interpreters
-# differ in the last.
+# One send, poll and read, two reads of dice (id and mask), and 8 futex calls of the two threads were counted;
+# interpreters differ in the last.
 CALLS_A_PING = 20
 
 
