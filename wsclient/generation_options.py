@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -184,6 +183,9 @@ def parse_generation_options(
     known = (*_OPTION_CHECKS, *_DEADLINE_NAMES)
     for name in keywords:
         if name not in known:
+            # Here, because hardly anybody needs it: importing it takes 2 ms.
+            import difflib
+
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else f" (there are: {', '.join(known)})"
             raise TypeError(f"unknown generation option {name!r}{hint}")

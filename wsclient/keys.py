@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -172,7 +171,7 @@ def save_key_pair(
     written: list[Path] = []
     try:
         for path, text, mode in contents:
-            target = path.with_name(f".{path.name}.{secrets.token_hex(4)}") if overwrite else path
+            target = path.with_name(f".{path.name}.{os.urandom(4).hex()}") if overwrite else path
             _write_new(target, text.encode(), mode)
             written.append(target)
         if overwrite:

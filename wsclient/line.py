@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 import time
 import weakref
@@ -29,7 +28,7 @@ from .errors import ClientClosedError, ConnectionFailedError, ConnectionLostErro
 from .events import ConnectionStatus
 from .feed import GenerationFeed
 from .forks import renewing
-from .ids import new_id, timestamp
+from .ids import dice, new_id, timestamp
 from .interruptions import is_interruption
 from .keys import load_private_key
 from .options import ClientOptions
@@ -78,9 +77,7 @@ class Line:
             ping_interval=options.ping_interval,
             pong_timeout=options.pong_timeout,
         )
-        backoff = Backoff(
-            options.reconnect_delay, options.max_reconnect_delay, options.max_reconnect_attempts, random.random
-        )
+        backoff = Backoff(options.reconnect_delay, options.max_reconnect_delay, options.max_reconnect_attempts, dice)
         self._session = Session(times, backoff, auto_reconnect=options.auto_reconnect)
         self.watchdog = Watchdog(options.client_id[:8])
         self._reader: Reader | None = None
