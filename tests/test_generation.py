@@ -252,7 +252,9 @@ def test_what_the_server_did_not_say_is_counted_or_none(source: Source) -> None:
     assert (result.total_tokens, result.elapsed_time, result.usage, result.done_reason) == (5, None, None, None)
 
 
-@pytest.mark.parametrize("usage", [{"promptTokens": "many"}, {"totalDuration": True}, {"doneReason": 5}])
+@pytest.mark.parametrize(
+    "usage", [{"promptTokens": "many"}, {"totalDuration": True}, {"totalDuration": 10**400}, {"doneReason": 5}]
+)
 def test_nonsense_in_the_usage_is_left_out(source: Source, usage: dict[str, Any]) -> None:
     source.finish(usage=usage)
     result = source.generation().result()

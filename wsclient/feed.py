@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -289,7 +290,10 @@ def _field(values: dict[str, Any], name: str, kind: type) -> Any:
 
 def _seconds(values: dict[str, Any], name: str) -> float | None:
     value = values.get(name)
-    return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    # JSON's integers have no end, and dividing one that no float can hold raises OverflowError.
+    return value / 1000 if abs(value) <= sys.float_info.max else None
 
 
 def _usage(values: dict[str, Any]) -> Usage:
