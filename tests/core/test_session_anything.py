@@ -12,53 +12,10 @@ from wsclient.core.requests import RequestKind
 from wsclient.core.session import Session
 from wsclient.errors import ProtocolError
 
+from ..support.any_messages import IDS, json_values, messages
 from .sessions import LOST, logged_in, make_session, of_kind, opened, request
 
-IDS = ["g1", "g2", "m", "p", "s"]
 KINDS = [RequestKind.GENERATION, RequestKind.GENERATION, RequestKind.MODELS, RequestKind.PING, RequestKind.STOP]
-TYPES = [
-    "challenge",
-    "auth_result",
-    "models_result",
-    "stream_start",
-    "stream_token",
-    "stream_end",
-    "ack",
-    "pong",
-    "error",
-    "nonsense",
-]
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def mostly(right: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.one_of(right, right, right, json_values)
-
-
-messages = st.fixed_dictionaries(
-    {"type": mostly(st.sampled_from(TYPES))},
-    optional={
-        "id": mostly(st.sampled_from(IDS)),
-        "token": mostly(st.text(max_size=5)),
-        "kind": mostly(st.just("thinking")),
-        "challenge": mostly(st.just("c" * 64)),
-        "success": mostly(st.booleans()),
-        "models": mostly(st.lists(st.text(max_size=5), max_size=2)),
-        "error": mostly(st.sampled_from(["no", "No active generation with that ID", "Generation failed: aborted"])),
-        "code": mostly(st.just("generation_error")),
-        "totalTokens": mostly(st.integers(0, 9)),
-        "elapsedTime": mostly(st.floats(0, 9)),
-        "isCancelled": mostly(st.booleans()),
-        "retryAfter": mostly(st.integers(0, 9)),
-        "maxMessageBytes": mostly(st.integers()),
-        "usage": json_values,
-    },
-)
 anything = st.lists(st.one_of(messages, messages, json_values, st.just(ProtocolError("not JSON"))), max_size=12)
 fast = settings(deadline=None, database=None, max_examples=100)
 
