@@ -28,12 +28,14 @@ class FakeConnection:
 
     Attributes:
         batches: every batch of values.
+        wholes: for each of them, whether a message or control frame was complete.
         losses: every error that ended the line.
     """
 
     def __init__(self) -> None:
         self.is_opened = False
         self.batches: list[list[Any]] = []
+        self.wholes: list[bool] = []
         self.losses: list[WSClientError] = []
         self.refuses: WSClientError | None = None
         self.fails: BaseException | None = None
@@ -43,10 +45,11 @@ class FakeConnection:
             raise self.refuses
         self.is_opened = True
 
-    def receive(self, reader: Reader, values: list[Any]) -> None:
+    def receive(self, reader: Reader, values: list[Any], is_whole: bool) -> None:
         if self.fails is not None:
             raise self.fails
         self.batches.append(values)
+        self.wholes.append(is_whole)
 
     def lost(self, reader: Reader, error: WSClientError) -> None:
         assert reader.transport.is_closed
@@ -111,6 +114,7 @@ def test_bytes_that_make_no_message_are_a_sign_of_life(open_line: Line) -> None:
     open_line.transport.arrive(frame[3:])
     wait_until(lambda: open_line.connection.values)
     assert open_line.connection.batches == [[], [{"n": 1}]]
+    assert open_line.connection.wholes == [False, True]
 
 
 def test_what_is_not_json_is_handed_over_as_an_error_in_its_place(open_line: Line) -> None:
@@ -131,6 +135,7 @@ def test_a_pong_is_a_sign_of_life_and_nothing_more(open_line: Line) -> None:
     open_line.transport.arrive(encode_frame(PONG, b""))
     wait_until(lambda: open_line.connection.batches)
     assert open_line.connection.batches == [[]]
+    assert open_line.connection.wholes == [True]
     assert open_line.transport.controls == []
 
 

@@ -209,13 +209,13 @@ class Line:
             self._queue_status(self._session.opened(time.monotonic()))
             self._wake_watchdog(self._session.next_due())
 
-    def receive(self, reader: Reader, values: list[Any]) -> None:
+    def receive(self, reader: Reader, values: list[Any], is_whole: bool) -> None:
         """Route a batch of messages: one lock taking, one hand-over for each generation. Reader thread."""
         with self._lock:
             if reader is not self._reader:
                 return
             now = time.monotonic()
-            self._session.heard(now)
+            self._session.heard(now, is_whole=is_whole)
             actions = self._session.receive(values, now) if values else []
             self._queue_status(actions)
             is_login = any(isinstance(action, Ready) for action in actions)

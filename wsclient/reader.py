@@ -70,9 +70,10 @@ class Reader:
             return error_for_close(1006)
         parser, transport = self._parser, self.transport
         texts = parser.feed(data)
+        is_whole = bool(texts or parser.controls)
         if parser.controls:
             self._answer_pings()
-        self._line.receive(self, decode_values(texts) if texts else [])
+        self._line.receive(self, decode_values(texts) if texts else [], is_whole)
         if parser.close is not None:
             transport.post(CLOSE, close_payload(1000) if parser.close.code == 1005 else self._echo())
             return error_for_close(parser.close.code, bounded(parser.close.reason, 123))

@@ -62,6 +62,43 @@ def test_any_bytes_after_the_probe_are_an_answer() -> None:
     assert session.tick(140 + PONG_TIMEOUT) == []
 
 
+def test_in_the_middle_of_a_frame_the_server_is_not_asked_and_has_as_long_as_an_answer_would() -> None:
+    session = logged_in(100)
+    session.heard(110, is_whole=False)
+    end = 110 + PING_INTERVAL + PONG_TIMEOUT
+    assert session.next_due() == end
+    assert session.tick(end - 0.1) == []
+    assert "silent for 38 s and left a frame unfinished" in only(session.tick(end), EndLine).error.message
+
+
+def test_a_large_message_may_take_its_time_and_after_it_the_line_is_probed_again() -> None:
+    session = logged_in(100)
+    for now in range(110, 300, int(PING_INTERVAL + PONG_TIMEOUT) - 1):
+        session.heard(now, is_whole=False)
+        assert session.tick(now) == []
+    session.heard(300)
+    only(session.tick(300 + PING_INTERVAL), Probe)
+
+
+def test_an_answer_to_a_probe_that_vanishes_in_a_frame_is_the_last() -> None:
+    session = logged_in(100)
+    session.probed(140)
+    session.heard(141, is_whole=False)
+    only(session.tick(141 + PING_INTERVAL + PONG_TIMEOUT), EndLine)
+
+
+def test_the_half_frame_of_a_lost_line_does_not_count_against_the_next() -> None:
+    session = logged_in(100)
+    session.heard(141, is_whole=False)
+    session.lost(LOST, 141)
+    session.dial(142)
+    session.opened(142)
+    session.receive([CHALLENGE], 142)
+    session.signed(142)
+    session.receive([ACCEPTED], 142)
+    only(session.tick(142 + PING_INTERVAL), Probe)
+
+
 def test_an_answer_to_a_probe_brings_the_next_one_nearer_than_the_end_that_was_planned() -> None:
     session = logged_in(100)
     session.take_new_due()

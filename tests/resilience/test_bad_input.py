@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from wsclient import ConnectionStatus, Generation, GenerationResult, WSClient, WSClientError
+from wsclient import ConnectionLostError, ConnectionStatus, Generation, GenerationResult, WSClient, WSClientError
 from wsclient.core.frames import PING, TEXT, FrameParser, encode_frame
 
 from ..support.any_messages import IDS, json_values, messages
@@ -326,6 +326,26 @@ def as_frame(value: Any, ids: list[str]) -> bytes:
             for field, item in value.items()
         }
     return encode_frame(TEXT, json.dumps(value).encode())
+
+
+def test_a_frame_that_promises_more_than_ever_comes_does_not_leave_a_dead_client_authenticated() -> None:
+    def lie(peer: Peer) -> None:
+        peer.login()
+        peer.send_frame(bytes((0x80 | TEXT, 126)) + (60_000).to_bytes(2, "big"))
+        # It is alive and answers, but nothing of it is ever a message again.
+        while True:
+            peer.send({"id": peer.receive(3600)["id"], "type": "pong"})
+
+    with (
+        ScriptedServer(lie, Holding()) as server,
+        fast_client(server.url, ping_interval=0.1, pong_timeout=0.5, reconnect_delay=0.01) as client,
+    ):
+        generation = client.stream("hi")
+        with pytest.raises(ConnectionLostError, match="left a frame unfinished"):
+            generation.result(PATIENCE)
+
+        assert client.ping() > 0
+        assert client.stats().reconnects == 1
 
 
 # --- before the login -------------------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ class Session:
         self._authenticated_at = 0.0
         self._heard_at = 0.0
         self._probe_sent_at: float | None = None
+        self._is_mid_frame = False
         # The last loss's recovery counts as a reconnect; a first login does not.
         self._was_lost = False
 
@@ -121,9 +122,15 @@ class Session:
         self._is_signed = True
         self._step_deadline = now + self._times.auth_timeout
 
-    def heard(self, now: float) -> None:
-        """Note a sign of life: bytes came in, be they a whole message or not."""
+    def heard(self, now: float, *, is_whole: bool = True) -> None:
+        """Note a sign of life: bytes came in.
+
+        Args:
+            now: the time.
+            is_whole: whether they completed a message or a control frame.
+        """
         self._heard_at = now
+        self._is_mid_frame = not is_whole
         if self._probe_sent_at is not None:
             self._probe_sent_at = None
             # With a pong_timeout above the ping_interval the next probe is due before the time planned for this one's.
@@ -155,6 +162,7 @@ class Session:
         held = now - self._authenticated_at if self.status is Status.AUTHENTICATED else None
         self._step_deadline = math.inf
         self._probe_sent_at = None
+        self._is_mid_frame = False
         self.last_error = error
         if held is not None:
             self._was_lost = True
@@ -242,7 +250,10 @@ class Session:
     def _liveness_due(self) -> float:
         if self._probe_sent_at is not None:
             return self._probe_sent_at + self._times.pong_timeout
-        return self._heard_at + self._times.ping_interval
+        due = self._heard_at + self._times.ping_interval
+        # In the middle of a frame a server cannot answer, and if the frame's length is wrong, answers vanish in it and
+        # look like life for ever: so nothing is asked, and what it says by itself has as long as an answer would.
+        return due + self._times.pong_timeout if self._is_mid_frame else due
 
     def take_new_due(self) -> float:
         """Return the earliest time that became due since the last call, infinity when none did.
@@ -272,10 +283,11 @@ class Session:
         return actions
 
     def _probe_or_end(self) -> Action:
-        if self._probe_sent_at is None:
+        if self._probe_sent_at is None and not self._is_mid_frame:
             return Probe()
         silence = self._times.ping_interval + self._times.pong_timeout
-        return EndLine(ConnectionLostError(f"the server was silent for {silence:g} s and did not answer a ping"))
+        fault = "left a frame unfinished" if self._is_mid_frame else "did not answer a ping"
+        return EndLine(ConnectionLostError(f"the server was silent for {silence:g} s and {fault}"))
 
     def _step_overdue(self) -> Action:
         if self.status is Status.RECONNECTING:
