@@ -211,6 +211,25 @@ def test_a_waiter_gets_its_answer_although_another_ones_cannot_be_told(
         second.result(5)
 
 
+@pytest.mark.parametrize("broken", ["push", "finish"])
+def test_whoever_meets_a_bug_of_the_client_is_told_and_does_not_wait_for_ever(
+    fake_client: MakeClient, fake_network: FakeNetwork, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    client = fake_client()
+    line = connected(client, fake_network)
+    generation = client.stream("x")
+
+    def meet_a_bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(generation._feed, broken, meet_a_bug)
+    line.say({"type": "stream_token", "id": generation.id, "token": "a"}, {"type": "stream_end", "id": generation.id})
+    with pytest.raises(ConnectionLostError, match="ZeroDivisionError"):
+        generation.result(5)
+    assert line.sent_message("stop")["requestId"] == generation.id
+    assert client.stats().open_generations == 0
+
+
 def test_a_slow_consumer_fails_alone_and_is_stopped(fake_client: MakeClient, fake_network: FakeNetwork) -> None:
     client = fake_client(max_unread_bytes=2000)
     line = connected(client, fake_network)

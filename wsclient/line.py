@@ -7,6 +7,7 @@ their order is the order of the decisions.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -315,12 +316,18 @@ class Line:
             try:
                 full = deliver(action)
                 if full is not None:
-                    self._overflow(full)
+                    limit = self._options.max_unread_bytes
+                    text = f"more than max_unread_bytes={limit} of generation {full.id} came in unread"
+                    self._fail(full, SlowConsumerError(text))
                 elif isinstance(action, StopOnServer | Probe | EndLine | StrayError | Ready):
                     self._perform_on_line(action, reader)
-            except Exception:
-                # A bug of ours or of a log handler: the others still wait for what comes after it.
+            except Exception as error:
+                # A bug of ours or of a log handler: the others still wait for what comes after it, and whoever it was
+                # meant for must not wait for ever.
                 _logger.exception("the client met an unexpected error")
+                sink = getattr(action, "sink", None)
+                with contextlib.suppress(Exception):
+                    self._fail(sink, ConnectionLostError(f"the client met an unexpected error: {type(error).__name__}"))
 
     def _perform_on_line(self, action: Action, reader: Reader | None) -> None:
         if isinstance(action, StopOnServer):
@@ -360,12 +367,15 @@ class Line:
             self._session.probed(now)
         self._post(PingMessage(id=request.id).encode(timestamp()).encode())
 
-    def _overflow(self, feed: GenerationFeed) -> None:
-        with self._lock:
-            self._session.give_up(feed.id, time.monotonic())
-        limit = self._options.max_unread_bytes
-        feed.fail(SlowConsumerError(f"more than max_unread_bytes={limit} of generation {feed.id} came in unread"))
-        self._stop_on_server(feed.id)
+    def _fail(self, sink: GenerationFeed | Future[Any] | None, error: WSClientError) -> None:
+        """Give a request up on this side, and a generation on the server's too."""
+        if isinstance(sink, GenerationFeed):
+            with self._lock:
+                self._session.give_up(sink.id, time.monotonic())
+            self._stop_on_server(sink.id)
+            sink.fail(error)
+        elif sink is not None and not sink.done():
+            sink.set_exception(error)
 
     # --- closing ------------------------------------------------------------------------------------------------------
 
