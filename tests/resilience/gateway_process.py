@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import wsclient
 
@@ -47,6 +48,9 @@ class GatewayProcess:
             self._command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         wait_for_line(self._process, self.url)
+        # A gateway whose words nobody takes would stop when the pipe is full.
+        self._listener = threading.Thread(target=_take_all, args=(self._process.stdout,), daemon=True)
+        self._listener.start()
 
     def freeze(self) -> None:
         """Have it do nothing any more (SIGSTOP); its sockets stay."""
@@ -59,5 +63,11 @@ class GatewayProcess:
         if process is not None:
             process.kill()
             process.wait()
+            self._listener.join(5)
             assert process.stdout is not None
             process.stdout.close()
+
+
+def _take_all(output: IO[str]) -> None:
+    for _ in output:
+        pass
