@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from .admin_token import REGISTRATION_PATH
 from .handshake import answer_plain, answer_stopping
 from .registration import AdminDesk, answer_json
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from .metrics import Metrics
 
 __all__ = ["Endpoints"]
-
-_REGISTER = "/api/auth/register"
 
 
 class Endpoints:
@@ -52,7 +51,7 @@ class Endpoints:
             request: any.
             address: where it comes from.
         """
-        if self._desk is not None and (request.method, request.path) == ("POST", _REGISTER):
+        if self._desk is not None and (request.method, request.path) == ("POST", REGISTRATION_PATH):
             return answer_stopping() if self._is_stopping() else await self._desk.register(request, address)
         if self._desk is not None and _asks_for(request, "/metrics"):
             refusal = self._desk.refuse(request, address)
