@@ -84,6 +84,7 @@ def test_labels_are_the_servers_names_the_default_model_and_other() -> None:
         names: list[Any] = ["a:1b", "b:latest", "", 7, None]
         backend.models = [*({"name": name} for name in names), {}]
         watch = BackendWatch(backend, "mine")
+        assert BackendWatch(backend, "b").label("b") == "b"
         assert watch.label("a:1b") == "other"
         await watch.is_answering()
         labels = {name: watch.label(name) for name in ("a:1b", "a", "b", "b:latest", "mine", "", "7")}

@@ -54,10 +54,10 @@ class BackendWatch:
 
         Strangers name models; without this each name would cost memory for good.
         """
-        if model in self._names or model == self._default_model:
-            return model
-        latest = f"{model}:latest"
-        return latest if latest in self._names else OTHER
+        for name in (model, f"{model}:latest"):
+            if name in self._names:
+                return name
+        return model if model == self._default_model else OTHER
 
     def close(self) -> None:
         """Let go of the question that is under way."""
