@@ -21,11 +21,12 @@ class CountingBackend(ScriptedBackend):
         super().__init__()
         self.asked = 0
         self.is_hanging = False
+        self.go_on = asyncio.Event()
 
     async def list_models(self) -> list[dict[str, Any]]:
         self.asked += 1
         if self.is_hanging:
-            await asyncio.Event().wait()
+            await self.go_on.wait()
         return await super().list_models()
 
 
@@ -69,11 +70,24 @@ def test_who_stops_waiting_takes_the_answer_from_nobody() -> None:
         impatient, patient = (asyncio.create_task(watch.is_answering()) for _ in range(2))
         await asyncio.sleep(0)
         impatient.cancel()
+        await asyncio.wait([impatient])
+        backend.go_on.set()
+        assert await patient
+        assert backend.asked == 1
+
+    asyncio.run(scenario())
+
+
+def test_closing_lets_go_of_the_question_under_way() -> None:
+    async def scenario() -> None:
+        backend = CountingBackend()
+        backend.is_hanging = True
+        watch = BackendWatch(backend, "x")
+        asking = asyncio.create_task(watch.is_answering())
         await asyncio.sleep(0)
-        assert not patient.done()
         watch.close()
         with pytest.raises(asyncio.CancelledError):
-            await patient
+            await asking
 
     asyncio.run(scenario())
 
