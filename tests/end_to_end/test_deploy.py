@@ -52,6 +52,7 @@ def test_its_command_is_a_gateway_with_state_token_and_figures(tmp_path: Path) -
     with Program(*flags, f"--port={ports[0]}", f"--metrics-port={ports[1]}", cwd=tmp_path) as program:
         program.wait_for(f"kill {program.pid}\n")
         assert str(tmp_path / "state" / "authorized_clients.json") in program.out
+        assert f"http://127.0.0.1:{ports[1]}/metrics\n" in program.out
         assert ask(f"http://127.0.0.1:{ports[1]}", "/metrics").status == 200
         assert ask(f"http://127.0.0.1:{ports[0]}", "/metrics", token=TOKEN).status == 200
         program.send_signal(signal.Signals[setting("KillSignal")])
