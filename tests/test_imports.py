@@ -35,7 +35,7 @@ PACKAGES = {
     "core.json_values": {"attrs", "orjson"},
     "keys": {"attrs", "Crypto"},
     "transport": {"attrs", "websocket"},
-    "gateway": {"attrs", "aiohttp", "filelock", "Crypto"},
+    "gateway": {"attrs", "aiohttp", "filelock", "Crypto", "prometheus_client"},
     "cli": {"attrs", "click", "rich"},
     "contrib": {"attrs", "flask", "django", "IPython"},
     "testing": {"attrs", "pytest", "cryptography"},

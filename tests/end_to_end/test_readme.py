@@ -16,7 +16,9 @@ import pytest
 import wsclient
 from wsclient import ClientOptions, ErrorCode, WSClient
 
+from ..support.asking import ask
 from ..support.fake_ollama import FakeOllama
+from .conftest import StartGateway
 from .programs import Site, free_port, run_program, wait_for_line
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +39,8 @@ def _table(heading: str) -> list[list[str]]:
 
 
 def test_no_code_block_escapes_these_tests() -> None:
-    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + 5
+    marked = re.findall(r"^<!-- (?:run|command): .* -->\n```bash$", README, re.MULTILINE)
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + len(marked)
 
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
@@ -88,6 +91,34 @@ def test_quick_start_goes_from_nothing_to_a_served_registered_client(tmp_path: P
 
     assert finished.returncode == 0, finished.stderr
     assert "llama2:latest" in finished.stdout
+
+
+def test_the_operators_blocks_register_a_client_from_elsewhere(tmp_path: Path, served: dict[str, str]) -> None:
+    *prepare, serve = _bash_block("run: admin token").strip().splitlines()
+    figures = free_port()
+    script = "\n".join([*prepare, "exec " + serve.replace("9464", str(figures))])
+    with subprocess.Popen(
+        ["bash", "-ec", script], cwd=tmp_path, env=served, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as gateway:
+        try:
+            wait_for_line(gateway, served["PORT"])
+            online = _bash_block("run: online").replace(":3000", f":{served['PORT']}")
+            finished = run_program(["bash", "-ec", online], tmp_path, env=served)
+            assert finished.returncode == 0, finished.stderr
+            assert ask(f"http://127.0.0.1:{figures}", "/metrics").status == 200
+        finally:
+            gateway.send_signal(signal.SIGTERM)
+            gateway.communicate(timeout=20)
+    assert (tmp_path / "keys" / "remote_config.json").exists()
+
+
+def test_the_table_of_figures_names_what_the_gateway_shows(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(metrics_port=0)
+    body = ask(gateway.gateway.metrics_url, "/metrics").body.decode()
+    shown = {name.removesuffix("_total") for name in re.findall(r"^# TYPE wsclient_gateway_(\w+)", body, re.MULTILINE)}
+    rows = re.findall(r"^\| (`[^|]*`) \|", README.split("| figure, after")[1].split("\n\n")[0], re.MULTILINE)
+    named = {name.removesuffix("_total") for row in rows for name in re.findall(r"`(\w+)", row)}
+    assert named == {name for name in shown if not name.endswith("_created")}
 
 
 def test_the_two_commands_install_what_they_run() -> None:

@@ -41,7 +41,7 @@ def test_an_address_has_so_many_sockets_before_the_login_and_no_more(start_gatew
         silent.close()
         stack.enter_context(Peer(gateway.url))
         elsewhere.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert elsewhere.recv(100).startswith(b"HTTP/1.1 426")
+        assert elsewhere.recv(100).startswith(b"HTTP/1.1 404")
 
 
 def test_who_has_logged_in_does_not_count(start_gateway: StartGateway, client_id: str, ec_key: Key) -> None:

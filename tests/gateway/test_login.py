@@ -264,6 +264,94 @@ def test_a_client_revoked_while_its_signature_is_verified_is_not_let_in(
     assert asyncio.run(attempt()) == Refusal(4)
 
 
+def test_a_client_registered_a_moment_ago_is_let_in(
+    gateway: GatewayThread, registry: ClientRegistry, rsa_key: Key
+) -> None:
+    # Far more often than the gateway looks at the file by itself.
+    for number in range(20):
+        id = registry.register(f"new {number}", public_pem(rsa_key)).id
+        with Peer(gateway.url) as peer:
+            peer.log_in(id, rsa_key)
+        registry.revoke(id)
+    assert gateway.gateway.stats().total_refusals == 0
+
+
+def test_a_revocation_found_while_a_login_is_refused_is_carried_out(
+    gateway: GatewayThread,
+    connect: Callable[[], Peer],
+    registry: ClientRegistry,
+    client_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peer = connect()
+    # The gateway's own look at the file comes an hour later.
+    monkeypatch.setattr("wsclient.gateway.server._HOUSEKEEPING", 3600.0)
+    looks = count_looks(gateway, monkeypatch)
+    wait_until(lambda: looks)
+    registry.revoke(client_id)
+    with Peer(gateway.url) as stranger:
+        stranger.try_login("nobody", "AAAA")
+    assert peer.receive_close() == (4003, "revoked")
+
+
+def count_looks(gateway: GatewayThread, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    looks: list[float] = []
+    look = gateway.gateway.registry.reload_if_changed
+
+    def note(*args: Any) -> set[str]:
+        looks.append(time.monotonic())
+        return look(*args)
+
+    monkeypatch.setattr(gateway.gateway.registry, "reload_if_changed", note)
+    return looks
+
+
+def test_a_flood_of_unknown_clients_costs_few_looks_at_the_file(
+    gateway: GatewayThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = count_looks(gateway, monkeypatch)
+    strangers = [RawPeer(gateway.url) for _ in range(100)]
+    try:
+        started = time.monotonic()
+        for number, stranger in enumerate(strangers):
+            stranger.send(type="authenticate", clientId=f"nobody {number}", signature="A" * 340)
+        for stranger in strangers:
+            stranger.read_to_end()
+        duration = time.monotonic() - started
+    finally:
+        for stranger in strangers:
+            stranger.socket.close()
+    # One in 20 ms for the refused, four a second for the gateway itself.
+    assert 1 <= len(looks) <= 2 + duration * 54
+
+
+def test_who_comes_while_a_look_is_under_way_waits_for_the_next_one(registry: ClientRegistry, rsa_key: Key) -> None:
+    challenge = "c" * 64
+    signature = sign_challenge(rsa_key, challenge, "SHA256")
+
+    async def scenario() -> Any:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        reread = ClientRegistry(registry.path)
+        reread.list()
+
+        async def look() -> None:
+            reread.reload_if_changed()
+            begun.set()
+            await go_on.wait()
+
+        with ThreadPoolExecutor(1) as executor:
+            desk = LoginDesk(reread, LoginGuard(), executor, look)
+            early = asyncio.create_task(desk.check(Verify("f" * 32, challenge, signature), "::1"))
+            await begun.wait()
+            late_id = registry.register("late", public_pem(rsa_key)).id
+            late = asyncio.create_task(desk.check(Verify(late_id, challenge, signature), "::1"))
+            go_on.set()
+            assert await late == late_id
+            return await early
+
+    assert isinstance(asyncio.run(scenario()), Refusal)
+
+
 def test_a_name_is_not_an_id(registry: ClientRegistry, client_id: str, ec_key: Key) -> None:
     attempt = Verify("test-client", "c" * 64, sign_challenge(ec_key, "c" * 64, "SHA256"))
     assert isinstance(judge(registry, lambda desk: desk.check(attempt, "::1")), Refusal)

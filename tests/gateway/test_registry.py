@@ -356,6 +356,43 @@ def test_a_reload_does_not_wait_for_a_change_under_way(registry: ClientRegistry)
         assert time.monotonic() - began < 0.5
 
 
+def test_a_reload_that_may_wait_sees_what_the_change_under_way_has_written(registry: ClientRegistry) -> None:
+    registry.list()
+    begun = threading.Event()
+
+    def change() -> None:
+        with registry._exclusive() as now:
+            begun.set()
+            time.sleep(0.05)
+            registry._write([*now.entries, entry("a", new_pem(), id="1")])
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    begun.wait()
+    registry.reload_if_changed(wait=10)
+    assert registry.get("1") is not None
+    changing.join()
+
+
+def test_a_file_that_cannot_be_looked_at_is_told_once_until_it_can(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(path, [entry("a", new_pem(), id="1")])
+    registry = ClientRegistry(path)
+    registry.list()
+
+    def fail(path: Path) -> None:
+        raise RegistryError(f"{path} cannot be looked at: Permission denied")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(clients_file, "stamp_of", fail)
+        with pytest.raises(RegistryError, match="cannot be looked at"):
+            registry.reload_if_changed()
+        assert registry.reload_if_changed() == set()
+        assert not registry.is_readable
+    assert registry.reload_if_changed() == set()
+    assert registry.is_readable
+    assert registry.get("1") is not None
+
+
 # Several at once
 
 

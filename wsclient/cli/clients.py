@@ -1,6 +1,7 @@
-"""Commands about registered clients, on the clients file itself: `register-client`, `list-clients`, `revoke-client`.
+"""Commands about registered clients: `register-client`, `list-clients`, `revoke-client`.
 
-A running gateway notices what they change within a second.
+They work on the clients file itself, and a running gateway notices what they change within a second;
+`register-client --online` asks a gateway elsewhere.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from typing import Any, TypeVar
 
 import attrs
 import click
+from click.core import ParameterSource
 
+from ..core.auth import hash_for_algorithm
 from ..gateway.registry import ClientRegistry, RegisteredClient, RegistryError, Revocation, UnknownClientError
 from ..keys import check_key_name, fingerprint, load_public_key, public_pem
+from ..options import ClientOptions
 from . import terminal
 from .client_config import DEFAULT_SERVER_URL, ClientConfig, config_path, read_client_id
 from .command import Command, path
 from .failures import Failure, refusing_wrong_values
+from .online import find_admin_token, register_online
 
 __all__ = ["list_clients", "register_client", "revoke_client", "time_ago"]
 
@@ -61,6 +66,7 @@ def _registry_failures() -> Iterator[None]:
         wsclient register-client --name=my-client --key-path=./keys/my-client_key.pub
         wsclient register-client --name=me --key-path=./me_key.pub --algorithm=SHA512
         wsclient register-client --name=me --key-path=./new-me_key.pub --force
+        wsclient register-client --online --name=me --key-path=./me_key.pub
         """,
 )
 @click.option("--name", required=True, help="The client's name; no two clients have the same.")
@@ -71,14 +77,33 @@ def _registry_failures() -> Iterator[None]:
 @click.option("--algorithm", default="SHA256", show_default=True, help="SHA256, SHA384 or SHA512.")
 @_clients_file_option
 @click.option("--force", is_flag=True, help="Revoke clients that have this name or key already, without asking.")
+@click.option("--online", is_flag=True, help="Ask the gateway at --server-url instead of changing the clients file.")
+@click.option(
+    "--admin-token-file",
+    type=path,
+    help="With --online: the file of the gateway's admin token, if it is not in WSCLIENT_ADMIN_TOKEN.",
+)
+@click.option("--allow-insecure", is_flag=True, help="With --online: send the token unencrypted to another machine.")
+@click.pass_context
 def register_client(
-    name: str, key_path: Path, server_url: str, algorithm: str, clients_file: Path, force: bool
+    context: click.Context,
+    name: str,
+    key_path: Path,
+    server_url: str,
+    algorithm: str,
+    clients_file: Path,
+    force: bool,
+    online: bool,
+    admin_token_file: Path | None,
+    allow_insecure: bool,
 ) -> None:
     """Allow a client to log in.
 
-    The clients file is changed directly, so run it where the gateway runs. Beside the public key it writes
-    NAME_config.json, which has all that the client needs to connect.
+    The clients file is changed directly, so run it where the gateway runs; from elsewhere, --online asks the gateway,
+    which needs its admin token. Beside the public key it writes NAME_config.json, which has all that the client needs
+    to connect.
     """
+    _check_mode(context, online)
     with refusing_wrong_values():
         check_key_name(name)
     template = ClientConfig(
@@ -90,24 +115,25 @@ def register_client(
     )
     with refusing_wrong_values():
         template.check()
+        template = attrs.evolve(template, signature_algorithm=hash_for_algorithm(algorithm))
     key = load_public_key(key_path)
-    with _registry_failures():
-        registry = ClientRegistry(clients_file)
-        revoked: tuple[Revocation, ...] = ()
-        if force or _ask_about_duplicates(registry, name, fingerprint(key)):
-            client, revoked = registry.replace(name, public_pem(key), algorithm, f"Replaced by a new client {name!r}")
-        else:
-            client = registry.register(name, public_pem(key), algorithm)
+    revoked: tuple[Revocation, ...] = ()
+    if online:
+        _check_encryption(template, allow_insecure)
+        token = find_admin_token(admin_token_file)
+        client_id = register_online(server_url, name, public_pem(key), template.signature_algorithm, token)
+    else:
+        client_id, revoked = _register_in_file(clients_file, template, public_pem(key), fingerprint(key), force)
     for revocation in revoked:
         _show_revocation(revocation)
-    config = _write_config(template, client, config_path(key_path.parent, name), revoked)
-    terminal.show_line(f"Registered the client {client.name!r}.", "bold")
+    config = _write_config(attrs.evolve(template, client_id=client_id), config_path(key_path.parent, name), revoked)
+    terminal.show_line(f"Registered the client {name!r}.", "bold")
     terminal.show_facts(
         [
-            ("id", client.id),
+            ("id", client_id),
             ("fingerprint", fingerprint(key)),
-            ("algorithm", client.signature_algorithm),
-            ("clients file", str(clients_file)),
+            ("algorithm", template.signature_algorithm),
+            ("gateway", server_url) if online else ("clients file", str(clients_file)),
             ("config", str(config)),
         ]
     )
@@ -115,6 +141,39 @@ def register_client(
         terminal.warn(f"there is no {template.private_key}; where the client runs, set privateKeyPath in {config}")
     terminal.show_line("Use it while a gateway runs (wsclient serve):")
     terminal.show_command(["wsclient", "generate", "Hello", f"--config={config}"])
+
+
+def _check_mode(context: click.Context, online: bool) -> None:
+    """Refuse flags that mean nothing in this mode: whoever gives them expects something else to happen."""
+    offline_only, online_only = ("clients_file", "force"), ("admin_token_file", "allow_insecure")
+    for flag in offline_only if online else online_only:
+        if context.get_parameter_source(flag) is ParameterSource.COMMANDLINE:
+            how = "cannot be given together with" if online else "only has a meaning with"
+            raise click.UsageError(f"--{flag.replace('_', '-')} {how} --online", context)
+
+
+def _check_encryption(template: ClientConfig, allow_insecure: bool) -> None:
+    try:
+        ClientOptions(
+            server_url=template.server_url,
+            client_id="template",
+            private_key_path=template.private_key,
+            allow_insecure=allow_insecure,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error).replace("allow_insecure=True", "--allow-insecure")) from error
+
+
+def _register_in_file(
+    clients_file: Path, template: ClientConfig, pem: str, key_fingerprint: str, force: bool
+) -> tuple[str, tuple[Revocation, ...]]:
+    name, algorithm = template.name, template.signature_algorithm
+    with _registry_failures():
+        registry = ClientRegistry(clients_file)
+        if force or _ask_about_duplicates(registry, name, key_fingerprint):
+            client, revoked = registry.replace(name, pem, algorithm, f"Replaced by a new client {name!r}")
+            return client.id, revoked
+        return registry.register(name, pem, algorithm).id, ()
 
 
 def _private_key_path(key_path: Path, name: str) -> Path:
@@ -145,18 +204,15 @@ def _ask_about_duplicates(registry: ClientRegistry, name: str, key_fingerprint: 
     return True
 
 
-def _write_config(
-    template: ClientConfig, client: RegisteredClient, path: Path, revoked: tuple[Revocation, ...]
-) -> Path:
+def _write_config(config: ClientConfig, path: Path, revoked: tuple[Revocation, ...]) -> Path:
     old_id = read_client_id(path)
-    config = attrs.evolve(template, client_id=client.id, signature_algorithm=client.signature_algorithm)
     try:
         config.write(path)
     except OSError as error:
         reason = f"{path} cannot be written: {error.strerror}; set clientId in a configuration elsewhere"
-        raise Failure(f"client {client.name!r} is registered with the id {client.id}, but {reason}") from error
+        raise Failure(f"client {config.name!r} is registered with the id {config.client_id}, but {reason}") from error
     if old_id and old_id not in {revocation.client.id for revocation in revoked}:
-        terminal.warn(f"{path} was the configuration of client {old_id} and is now that of {client.id}")
+        terminal.warn(f"{path} was the configuration of client {old_id} and is now that of {config.client_id}")
     return path
 
 

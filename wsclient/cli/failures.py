@@ -15,6 +15,8 @@ FAILED = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
 
+_EXTRAS = ("aiohttp", "filelock", "prometheus_client")
+
 # What helps at a command line, where the library's own advice speaks of options and methods of Python.
 _NEXT_STEPS = {
     ErrorCode.CONNECTION_FAILED: "Check the server's URL, and that a gateway runs there (wsclient serve)",
@@ -41,7 +43,7 @@ def describe(error: Exception) -> str:
         return error.format_message()
     if isinstance(error, WSClientError):
         return _describe_client_error(error)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in ("aiohttp", "filelock"):
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRAS:
         return f"this command needs {error.name}; in a checkout of ws-system-client run: pip install '.[cli]'"
     if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename else ""

@@ -34,6 +34,12 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "backend": ("ollama, or builtin: a small model that needs nothing and makes no sense.", ""),
     "ollama_url": ("Where Ollama answers.", "OLLAMA_API_URL, OLLAMA_HOST"),
     "default_model": ("Model of requests that name none.", "OLLAMA_DEFAULT_MODEL"),
+    "admin_token_file": (
+        "File with the token that registering over HTTP and /metrics ask for; without a token both are off.",
+        "or the token itself in WSCLIENT_ADMIN_TOKEN",
+    ),
+    "metrics_port": ("Port for /metrics, /healthz and /readyz without a token; 0 for a free one.", ""),
+    "metrics_host": ("Address of that port.", ""),
     "log_level": ("error, warn, info or debug.", "LOG_LEVEL"),
     "drain": ("Seconds that running generations have when the gateway stops.", ""),
 }
@@ -61,7 +67,7 @@ _METAVARS = {str: "TEXT", int: "NUMBER", float: "SECONDS"}
 def _flags(command: _Decorated) -> _Decorated:
     for name, (text, variables) in reversed((_SETTINGS | _LIMITS).items()):
         default = getattr(_DEFAULTS, name)
-        kind = type(default)
+        kind = int if name.endswith("_port") else type(default)
         origins = [variables] if variables else []
         if default is not None:
             origins.append(f"default: {default:g}" if kind is float else f"default: {default}")
@@ -113,14 +119,14 @@ def _show_ready(gateway: Gateway) -> None:
     is_builtin = settings.backend == "builtin"
     count = len(gateway.registry.list())
     terminal.show_line(f"The gateway {__version__} is ready.", "bold")
-    terminal.show_facts(
-        [
-            ("url", gateway.url),
-            ("backend", "builtin" if is_builtin else f"{settings.backend} at {settings.ollama_url}"),
-            ("default model", settings.default_model),
-            ("clients file", f"{settings.clients_path} ({count} registered)"),
-            ("stop it with", f"Ctrl-C, or: kill {os.getpid()}"),
-        ]
-    )
+    facts = [
+        ("url", gateway.url),
+        ("backend", "builtin" if is_builtin else f"{settings.backend} at {settings.ollama_url}"),
+        ("default model", settings.default_model),
+        ("clients file", f"{settings.clients_path} ({count} registered)"),
+    ]
+    if gateway.metrics_url:
+        facts.append(("metrics", gateway.metrics_url))
+    terminal.show_facts([*facts, ("stop it with", f"Ctrl-C, or: kill {os.getpid()}")])
     if not count:
         terminal.show_line("Nobody can log in yet; see: wsclient register-client --help")

@@ -116,7 +116,8 @@ def exclusive(path: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     lock_path = path.with_name(path.name + ".lock")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FileLock(lock_path, timeout=timeout)
+        # Asked for often: a change takes a few milliseconds, and who asks rarely loses to who asks often.
+        lock = FileLock(lock_path, timeout=timeout, poll_interval=0.005)
         lock.acquire()
     except Timeout:
         raise RegistryError(f"{path} is locked by another process for more than {timeout:g} s; try again") from None

@@ -46,7 +46,9 @@ class Services:
 
     Attributes:
         open_generations: how many there are under each key (`Conversation`).
-        counts: what happened since the start: `logins`, `refusals`, `generations`, `tokens`.
+        counts: what happened since the start: `logins`, `refusals` and those of them that were `blocked`,
+            `generations`, `tokens`, and of connections that have ended `received_bytes` and `sent_bytes`.
+        on_generation_end: is told of each generation that has ended.
     """
 
     settings: GatewaySettings
@@ -54,6 +56,7 @@ class Services:
     desk: LoginDesk
     open_generations: Counter[str] = attrs.field(factory=Counter)
     counts: Counter[str] = attrs.field(factory=Counter)
+    on_generation_end: Callable[[Generation], None] = lambda generation: None
 
 
 class Connection:
@@ -93,9 +96,9 @@ class Connection:
         return self._conversation.client_id
 
     @property
-    def open_generations(self) -> int:
-        """How many generations are running."""
-        return sum(map(len, self._generations.values()))
+    def generations(self) -> list[Generation]:
+        """The generations that are running."""
+        return [generation for generations in list(self._generations.values()) for generation in generations]
 
     @property
     def is_busy(self) -> bool:
@@ -181,6 +184,7 @@ class Connection:
             return
         if isinstance(verdict, Refusal):
             self._services.counts["refusals"] += 1
+            self._services.counts["blocked"] += verdict.retry_after is not None
             _log.info("a login from %s was refused", self._address)
             self._perform(self._conversation.refuse(verdict))
         elif self._conversation.phase is Phase.VERIFYING:
@@ -218,8 +222,9 @@ class Connection:
         counts = self._services.counts
         counts["generations"] += 1
 
-        def end(tokens: int) -> None:
-            counts["tokens"] += tokens
+        def end() -> None:
+            counts["tokens"] += generation.tokens
+            self._services.on_generation_end(generation)
             self._forget_generation(step.key, generation)
 
         generation = Generation(step.id, step.request, self._services.backend, self.socket, end)

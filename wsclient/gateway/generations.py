@@ -49,11 +49,16 @@ class Generation:
         request: what to generate.
         backend: by whom.
         socket: for whom.
-        on_end: called with the number of tokens sent, once, right after the last word or the cancellation.
+        on_end: called once, right after the last word or the cancellation.
+
+    Attributes:
+        tokens: how many were sent.
+        first_token_after: seconds until the first one was sent, `None` before.
+        outcome: how it ended: `done`, `stopped`, `gone` (the client was) or an error's code.
     """
 
     def __init__(
-        self, id: Any, request: GenerateRequest, backend: Backend, socket: WebSocket, on_end: Callable[[int], None]
+        self, id: Any, request: GenerateRequest, backend: Backend, socket: WebSocket, on_end: Callable[[], None]
     ) -> None:
         self._id = id
         self._request = request
@@ -62,10 +67,22 @@ class Generation:
         self._on_end = on_end
         self._task: asyncio.Task[Any] | None = None
         self._started = time.monotonic()
-        self._tokens = 0
+        self.tokens = 0
+        self.first_token_after: float | None = None
+        self.outcome = "gone"
         self._final: Final | None = None
         self._is_stopped = False
         self._is_over = False
+
+    @property
+    def model(self) -> str:
+        """The model's name, as the client or the settings have it."""
+        return self._request.model
+
+    @property
+    def elapsed(self) -> float:
+        """How many seconds ago it was asked for."""
+        return time.monotonic() - self._started
 
     def stop(self) -> None:
         """Let go of the backend and end with `isCancelled`; tokens on their way come first."""
@@ -115,7 +132,9 @@ class Generation:
             texts = self._encode(items)
             if texts:
                 slice_bytes += await self._socket.send_in_turn(texts)
-                self._tokens += len(texts)
+                if self.first_token_after is None:
+                    self.first_token_after = self.elapsed
+                self.tokens += len(texts)
             if self._final is not None:
                 return
             if slice_bytes > _SLICE_BYTES or time.monotonic() > slice_end:
@@ -144,16 +163,21 @@ class Generation:
             code=error.code,
             retry_after=attrs.NOTHING if error.retry_after is None else error.retry_after,  # type: ignore[arg-type]
         )
+        self.outcome = error.code
         self._say_last(message.encode(now_ms()))
 
     def _finish(self) -> None:
         if self._is_over:
             return
         is_cancelled = self._final is None
+        if not is_cancelled:
+            self.outcome = "done"
+        elif self._is_stopped:
+            self.outcome = "stopped"
         message = StreamEndMessage(
             id=self._id,
-            total_tokens=self._tokens,
-            elapsed_time=round((time.monotonic() - self._started) * 1000),
+            total_tokens=self.tokens,
+            elapsed_time=round(self.elapsed * 1000),
             is_cancelled=is_cancelled,
             usage=attrs.NOTHING if self._final is None else _usage(self._final),  # type: ignore[arg-type]
         )
@@ -162,7 +186,7 @@ class Generation:
     def _say_last(self, text: str) -> None:
         self._is_over = True
         self._socket.send([text])
-        self._on_end(self._tokens)
+        self._on_end()
 
 
 def _usage(final: Final) -> dict[str, Any]:

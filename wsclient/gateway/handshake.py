@@ -55,10 +55,8 @@ def refuse_upgrade(request: web.BaseRequest) -> web.Response | None:
 
 
 def answer_plain(request: web.BaseRequest) -> web.Response:
-    """Return what a request without an upgrade gets."""
-    if request.method in ("GET", "HEAD"):
-        return _text(426, _WHAT_THIS_IS, {"Upgrade": "websocket"})
-    return _text(404, "There is nothing at this path.\n")
+    """Return what a request without an upgrade gets that no endpoint answers: 404, as from the original."""
+    return _text(404, _WHAT_THIS_IS if request.method in ("GET", "HEAD") else "There is nothing at this path.\n")
 
 
 def answer_stopping() -> web.Response:

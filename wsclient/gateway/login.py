@@ -2,7 +2,8 @@
 
 Nobody learns from a refusal which of these it was. An unknown client's signature is checked as well, against a key
 whose private half nobody has, and no refusal leaves before `_REFUSAL_TIME`: RSA and EC keys of different sizes take
-different times to say no.
+different times to say no. Before any refusal, whatever its reason, the clients file is looked at again: somebody may
+have registered this client a moment ago.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -22,6 +24,9 @@ from .registry import ClientRegistry, RegisteredClient
 __all__ = ["LoginDesk"]
 
 _REFUSAL_TIME = 0.05
+# At most one look at the clients file in this time, however many logins fail; all that came before it share it. Less
+# than half of the above, so that waiting for it cannot be told from a refusal without.
+_LOOK_EVERY = 0.02
 
 _NOBODYS_KEY = """-----BEGIN PUBLIC KEY-----
 MIIBojANBgkqhkiG9w0BAQEFAAOCAY8AMIIBigKCAYEA6SBajDrXJMfhgsx0sPbR
@@ -46,13 +51,24 @@ class LoginDesk:
         executor: where signatures are verified. A verification costs a millisecond, most of it outside of the
             interpreter lock, and in a thread it does not hold up everybody's tokens; one thread, so that a flood of
             logins takes one core at most.
+        look_again: reads the clients file if it is another one than before; never when left out.
     """
 
-    def __init__(self, registry: ClientRegistry, guard: LoginGuard, executor: Executor) -> None:
+    def __init__(
+        self,
+        registry: ClientRegistry,
+        guard: LoginGuard,
+        executor: Executor,
+        look_again: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._registry = registry
         self._guard = guard
         self._executor = executor
+        self._look_again = look_again
         self._nobodys_key = load_public_key(_NOBODYS_KEY)
+        self._looked_at = float("-inf")
+        # The look that has not begun yet, for whoever asks meanwhile.
+        self._next_look: asyncio.Task[None] | None = None
 
     async def check(self, attempt: Verify, address: str) -> str | Refusal:
         """Judge a login.
@@ -70,7 +86,24 @@ class LoginDesk:
         blocked_for = self._guard.blocked_for(address, claimed_id, time.monotonic())
         if blocked_for is not None:
             return Refusal(0, blocked_for)
-        client = self._find(attempt.client_id, address)
+        before = self._find(attempt.client_id, address)
+        is_right = await self._judge(attempt, address, before)
+        if not is_right:
+            await self._look()
+            now = self._find(attempt.client_id, address)
+            if now is not None and _login_of(now) != _login_of(before):
+                is_right = await self._judge(attempt, address, now)
+        if is_right:
+            self._guard.success(address, claimed_id)
+            self._registry.note_login(attempt.client_id, address, time.time())
+            return str(attempt.client_id)
+        refusal = self._guard.failure(address, claimed_id, time.monotonic())
+        await asyncio.sleep(_REFUSAL_TIME - (loop.time() - started))
+        return refusal
+
+    async def _judge(self, attempt: Verify, address: str, client: RegisteredClient | None) -> bool:
+        """Return whether the signature is the client's."""
+        loop = asyncio.get_running_loop()
         key = client.key if client is not None else None
         is_right = await loop.run_in_executor(
             self._executor,
@@ -81,24 +114,32 @@ class LoginDesk:
             client.signature_algorithm if client is not None else "SHA256",
         )
         # Asked again: it may have been revoked, or been given another key, in the meantime.
-        if is_right and client is not None and key is not None and self._is_unchanged(client, address):
-            self._guard.success(address, claimed_id)
-            self._registry.note_login(client.id, address, time.time())
-            return client.id
-        refusal = self._guard.failure(address, claimed_id, time.monotonic())
-        await asyncio.sleep(_REFUSAL_TIME - (loop.time() - started))
-        return refusal
+        return is_right and key is not None and _login_of(client) == _login_of(self._find(attempt.client_id, address))
+
+    async def _look(self) -> None:
+        """Look at the clients file, at a time that is not before this call."""
+        if self._look_again is None:
+            return
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().create_task(self._look_in_turn())
+        # Shielded: a client that goes away meanwhile must not take the look from the others.
+        await asyncio.shield(self._next_look)
+
+    async def _look_in_turn(self) -> None:
+        assert self._look_again is not None
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._looked_at + _LOOK_EVERY - loop.time())
+        self._next_look, self._looked_at = None, loop.time()
+        await self._look_again()
 
     def _find(self, client_id: Any, address: str) -> RegisteredClient | None:
         client = self._registry.get(client_id) if isinstance(client_id, str) else None
         return client if client is not None and client.allows_address(address) else None
 
-    def _is_unchanged(self, client: RegisteredClient, address: str) -> bool:
-        now = self._find(client.id, address)
-        return now is not None and (now.public_key, now.signature_algorithm) == (
-            client.public_key,
-            client.signature_algorithm,
-        )
+
+def _login_of(client: RegisteredClient | None) -> tuple[str, str] | None:
+    """Return what a verdict about a client's signature rests on."""
+    return None if client is None else (client.public_key, client.signature_algorithm)
 
 
 def _as_text(client_id: Any) -> str:

@@ -33,6 +33,9 @@ __all__ = [
 
 FLUSH_INTERVAL = 60.0
 
+# The state of a file that cannot even be looked at.
+_UNSEEN: Stamp = (-1, -1, -1)
+
 
 class DuplicateClientError(RegistryError):
     """A registered client has this name or this key already.
@@ -196,26 +199,30 @@ class ClientRegistry:
                 raise UnknownClientError(f"no client has the id or name {id_or_name!r}; see: wsclient list-clients")
             return self._remove(now, [client.id], reason)[0]
 
-    def reload_if_changed(self) -> set[str]:
+    @property
+    def is_readable(self) -> bool:
+        """Whether the file could be read when it was last looked at."""
+        return self._broken is None
+
+    def reload_if_changed(self, wait: float = 0.0) -> set[str]:
         """Read the file again if it is another one than before; costs one `stat` otherwise.
 
         When the file is broken, the clients read before stay in force until it is mended.
 
+        Args:
+            wait: how many seconds to wait for another thread that changes the file.
+
         Returns:
             The ids of clients that were removed, or whose key, algorithm or allowed addresses are others, since the
-            last call (by us or by anybody): their connections must end. Empty while another thread changes the file.
+            last call (by us or by anybody): their connections must end. Empty when another thread changes the file.
 
         Raises:
             RegistryError: the file is broken; once for each state of it.
         """
-        if not self._disk.acquire(blocking=False):
+        if not self._disk.acquire(blocking=wait > 0, timeout=wait if wait > 0 else -1):
             return set()
         try:
-            stamp = clients_file.stamp_of(self.path)
-            if self._snapshot is None or stamp != self._snapshot.stamp:
-                self._reload(stamp)
-            else:
-                self._broken = None
+            self._refresh()
             before, now = self._reported, self._snapshot
             self._reported = now
             if before is None or now is None or before is now:
@@ -293,14 +300,19 @@ class ClientRegistry:
         self._snapshot, self._broken = snapshot, None
         return snapshot
 
-    def _reload(self, stamp: Stamp) -> None:
-        if self._broken is not None and self._broken[0] == stamp:
-            return
+    def _refresh(self) -> None:
+        stamp = _UNSEEN
         try:
-            self._keep(clients_file.read(self.path))
+            stamp = clients_file.stamp_of(self.path)
+            if self._snapshot is not None and stamp == self._snapshot.stamp:
+                self._broken = None
+            elif self._broken is None or stamp != self._broken[0]:
+                self._keep(clients_file.read(self.path))
         except RegistryError as exc:
+            is_news = self._broken is None or stamp != self._broken[0]
             self._broken = (stamp, exc)
-            raise
+            if is_news:
+                raise
 
     @contextmanager
     def _exclusive(self) -> Iterator[Snapshot]:

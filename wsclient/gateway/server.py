@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 import attrs
 from aiohttp import web
 
+from .administration import Administration
 from .backends import Backend, BackendError
 from .connection import Connection, Services
 from .draining import send_away
 from .errors import GatewayError
 from .guard import LoginGuard
-from .handshake import UpgradeResponse, answer_plain, answer_stopping, is_upgrade, refuse_upgrade
+from .handshake import UpgradeResponse, answer_stopping, is_upgrade, refuse_upgrade
 from .listening import open_sockets, port_of, url_for
 from .lobby import HttpServer, Lobby, peer_address
 from .login import LoginDesk
@@ -35,6 +36,8 @@ _log = logging.getLogger(__name__)
 # How often the clients file is looked at; a revocation must work within a second (design.md section 6).
 _HOUSEKEEPING = 0.25
 _REVOKED = 4003
+# How long a refusal may wait for a change of the clients file that this process is making.
+_REFUSALS_WAIT = 0.5
 # How long the clients file may keep a stop waiting.
 _LAST_FLUSH = 2.0
 
@@ -99,16 +102,19 @@ class Gateway:
         registry: ClientRegistry | None = None,
     ) -> None:
         self.settings = settings if settings is not None else GatewaySettings()
-        self.registry = registry if registry is not None else ClientRegistry(self.settings.clients_path)
+        if registry is None:
+            algorithm = self.settings.default_signature_algorithm
+            registry = ClientRegistry(self.settings.clients_path, default_algorithm=algorithm)
+        self.registry = registry
         self.backend = backend if backend is not None else make_backend(self.settings)
         self._is_ollama_ours = backend is None and self.settings.backend == "ollama"
         self._lobby = Lobby(self.settings)
         self._connections: set[Connection] = set()
-        self._total_connections = 0
         self._sockets: list[socket.socket] = []
         self._url = ""
         self._port = 0
         self._services: Services | None = None
+        self._administration: Administration | None = None
         self._runner: web.ServerRunner | None = None
         self._background: list[asyncio.Task[None]] = []
         self._stopping: asyncio.Task[None] | None = None
@@ -116,6 +122,7 @@ class Gateway:
         # One thread each: a flood of logins must not keep a revocation waiting.
         self._login_thread = ThreadPoolExecutor(1, "wsclient-gateway-login")
         self._file_thread = ThreadPoolExecutor(1, "wsclient-gateway-files")
+        self._is_file_thread_over = False
 
     @property
     def port(self) -> int:
@@ -127,6 +134,11 @@ class Gateway:
         """The URL under which a client on this machine reaches it, `""` before the start."""
         return self._url
 
+    @property
+    def metrics_url(self) -> str:
+        """The URL of `/metrics` on the metrics port, `""` when there is none."""
+        return self._administration.metrics_url if self._administration is not None else ""
+
     def stats(self) -> GatewayStats:
         """Return what it does and did; from any thread."""
         counts = self._services.counts if self._services is not None else {}
@@ -135,8 +147,8 @@ class Gateway:
         return GatewayStats(
             connections=len(connections),
             clients=sum(connection.client_id is not None for connection in connections),
-            generations=sum(connection.open_generations for connection in connections),
-            total_connections=self._total_connections,
+            generations=sum(len(connection.generations) for connection in connections),
+            total_connections=counts.get("connections", 0),
             total_logins=counts.get("logins", 0),
             total_refusals=counts.get("refusals", 0),
             total_generations=counts.get("generations", 0),
@@ -181,8 +193,13 @@ class Gateway:
             self.registry,
             LoginGuard(max_attempts=settings.max_auth_attempts),
             self._login_thread,
+            lambda: self._look_at_clients(wait=_REFUSALS_WAIT),
         )
         self._services = Services(settings=settings, backend=self.backend, desk=desk)
+        self._administration = Administration(
+            self._services, self.registry, self._connections, lambda: self._stopping is not None
+        )
+        await self._administration.start()
         self._sockets = await loop.run_in_executor(self._file_thread, open_sockets, settings.host, settings.port)
         self._port, self._url = port_of(self._sockets), url_for(self._sockets)
         await self._listen()
@@ -203,7 +220,9 @@ class Gateway:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if not is_upgrade(request):
-            return answer_plain(request)
+            assert self._administration is not None
+            address = peer_address(request.transport) if request.transport is not None else ""
+            return await self._administration.endpoints.answer(request, address)
         refusal = refuse_upgrade(request)
         if refusal is not None:
             return refusal
@@ -221,7 +240,8 @@ class Gateway:
             self._services, transport, writer, address, on_login=lambda: self._lobby.leave(protocol)
         )
         self._connections.add(connection)
-        self._total_connections += 1
+        counts = self._services.counts
+        counts["connections"] += 1
         try:
             protocol.keep_alive(False)
             connection.open()
@@ -230,6 +250,8 @@ class Gateway:
         finally:
             connection.socket.abort()
             self._connections.discard(connection)
+            counts["received_bytes"] += connection.socket.received_bytes
+            counts["sent_bytes"] += connection.socket.sent_bytes
             _log.debug("a connection from %s ended with %d", address, connection.socket.close_code)
         return response
 
@@ -238,13 +260,22 @@ class Gateway:
     async def _keep_house(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await self._look_at_clients()
             try:
-                ended = await loop.run_in_executor(self._file_thread, self.registry.reload_if_changed)
-                self._throw_out(ended)
                 await loop.run_in_executor(self._file_thread, self.registry.flush_logins, time.time())
             except RegistryError as error:
                 _log.warning("the clients file gives trouble: %s", error)
             await asyncio.sleep(_HOUSEKEEPING)
+
+    async def _look_at_clients(self, wait: float = 0.0) -> None:
+        """Read the clients file if it is another one than before, and throw out whoever is no longer in it."""
+        if self._is_file_thread_over:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            self._throw_out(await loop.run_in_executor(self._file_thread, self.registry.reload_if_changed, wait))
+        except RegistryError as error:
+            _log.warning("the clients file gives trouble: %s", error)
 
     def _throw_out(self, client_ids: set[str]) -> None:
         for connection in list(self._connections):
@@ -304,9 +335,12 @@ class Gateway:
         await asyncio.gather(*self._background, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._administration is not None:
+            await self._administration.close()
         await self.backend.close()
         flush = loop.run_in_executor(self._file_thread, self._flush_logins)
         _, late = await asyncio.wait([flush], timeout=_LAST_FLUSH)
+        self._is_file_thread_over = True
         self._file_thread.shutdown(wait=not late, cancel_futures=True)
         self._login_thread.shutdown(cancel_futures=True)
         _log.info("stopped")

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from ..core.auth import hash_for_algorithm
+from .admin_token import ADMIN_TOKEN_VARIABLE, check_admin_token, read_admin_token
 from .ollama_host import DEFAULT_OLLAMA_URL, parse_ollama_host
 
 __all__ = ["BACKENDS", "GatewaySettings"]
@@ -76,6 +77,11 @@ def _algorithm(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name}: {error}") from None
 
 
+def _token(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
+    # The value is a secret: unlike the others' errors, this one does not show it.
+    check_admin_token(value if isinstance(value, str) else "")
+
+
 def _log_level(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or value.lower() not in _LOG_LEVELS:
         raise ValueError(f"{attribute.name} must be one of {', '.join(_LOG_LEVELS)} (got {_got(value)})")
@@ -128,6 +134,12 @@ class GatewaySettings:
         first_token_timeout: how long the model server may take for its first token; a cold model loads in this time.
         token_timeout: how long it may be silent after that.
         drain: how long an orderly stop lets running generations finish.
+        admin_token: what an administrator proves itself with who registers clients over HTTP; without one, nobody can.
+            It is a secret: give it by the environment or by a file, never on a command line.
+        admin_token_file: a file that holds it; wins over `admin_token`.
+        metrics_port: the port of `/metrics`, `/healthz` and `/readyz` for operators, without a token; 0 for a free one,
+            `None` for none.
+        metrics_host: the address of that port.
         log_level: of the loggers `wsclient.gateway.*`; used by whoever sets up logging.
     """
 
@@ -156,6 +168,14 @@ class GatewaySettings:
     first_token_timeout: float = attrs.field(default=300.0, validator=_seconds(0.01, 86400))
     token_timeout: float = attrs.field(default=60.0, validator=_seconds(0.01, 86400))
     drain: float = attrs.field(default=10.0, validator=_seconds(0, 3600))
+    admin_token: str | None = attrs.field(default=None, repr=False, validator=attrs.validators.optional(_token))
+    admin_token_file: Path | None = attrs.field(
+        default=None, converter=_path, validator=attrs.validators.optional(_is_path)
+    )
+    metrics_port: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_whole(0, 65535, "a whole number"))
+    )
+    metrics_host: str = attrs.field(default="127.0.0.1", validator=_text)
     log_level: str = attrs.field(default="info", validator=_log_level)
 
     @default_model.default
@@ -167,6 +187,15 @@ class GatewaySettings:
     def clients_path(self) -> Path:
         """The clients file's path."""
         return self.clients_file or self.data_dir / "authorized_clients.json"
+
+    def read_admin_token(self) -> str | None:
+        """Return the admin token, `None` when there is none.
+
+        Raises:
+            OSError: its file cannot be read.
+            ValueError: its file is open to others, or holds no token.
+        """
+        return self.admin_token if self.admin_token_file is None else read_admin_token(self.admin_token_file)
 
     @property
     def log_level_number(self) -> int:
@@ -228,6 +257,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "MAX_AUTH_ATTEMPTS": ("max_auth_attempts", _parse_whole),
     "DEFAULT_SIGNATURE_ALGORITHM": ("default_signature_algorithm", str),
     "LOG_LEVEL": ("log_level", str),
+    ADMIN_TOKEN_VARIABLE: ("admin_token", str),
 }
 
 # Each variable is tried on this one by itself, so that an error can say which it came from.

@@ -64,6 +64,7 @@ class WebSocket:
     Attributes:
         closed: done when the connection is lost.
         close_code: why it ended: the code that was sent or received first, 1006 while there is none.
+        received_bytes: from the client, frames included.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class WebSocket:
         self._unwritten: list[bytes] = []
         self._unwritten_bytes = 0
         self._written_bytes = 0
+        self.received_bytes = 0
         self._turns: deque[_Turn] = deque()
         self._drainer: asyncio.Task[None] | None = None
         self._progress_check: asyncio.TimerHandle | None = None
@@ -104,6 +106,11 @@ class WebSocket:
         """How much the client has still to read, as far as this process knows."""
         return self._unwritten_bytes + self._transport.get_write_buffer_size()
 
+    @property
+    def sent_bytes(self) -> int:
+        """How much was handed to the system for the client, frames included."""
+        return self._written_bytes
+
     def allow_large_messages(self) -> None:
         """Raise the size limit to what a client may send that has logged in."""
         self._parser.max_message_size = self._settings.max_message_size
@@ -112,6 +119,7 @@ class WebSocket:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Take what was read; aiohttp calls this. Never raises, for that would end in a traceback in the log."""
+        self.received_bytes += len(data)
         texts = self._parser.feed(data)
         if texts and self._state is _State.OPEN:
             self._on_texts(texts)
