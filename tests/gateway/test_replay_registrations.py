@@ -1,7 +1,6 @@
 """The recordings that register over HTTP, played again: the answers to registrations, and to the logins after them.
 
-The private keys of the recordings are not known: each registration gets a key of ours of the same kind, and each name
-is made the only one of its kind, because ours refuses a name or a key that is taken (409).
+The private keys of the recordings are not known: each registration gets a key of ours of the same kind.
 """
 
 from __future__ import annotations
@@ -52,7 +51,6 @@ class RegisteringPlayer(Player):
         self.registry = registry
         # By the recorded client id: ours, and what it signs with. `None` for who is not registered with ours.
         self.clients: dict[str, tuple[str, Key, str] | None] = {}
-        self.names: set[str] = set()
 
     def play(self, part: list[dict[str, Any]]) -> None:
         rest: list[dict[str, Any]] = []
@@ -120,7 +118,7 @@ class RegisteringPlayer(Player):
         self.clients[recorded_id[1]] = (answer.json["clientId"], key, "SHA256")
 
     def with_our_key(self, body: str) -> tuple[str, Key | None]:
-        """Return the body with a name that is free and a key of ours, and that key."""
+        """Return the body with a key of ours, and that key."""
         try:
             fields = json.loads(body)
             pem = fields["publicKey"]
@@ -133,11 +131,6 @@ class RegisteringPlayer(Player):
         if "RSA PUBLIC" in pem:
             ours = pkcs1_pem(key)
         fields["publicKey"] = ours.replace("\n", "\r\n") if "\r\n" in pem else ours
-        name = fields.get("name")
-        while name and json.dumps(fields["name"]) in self.names:
-            fields["name"] = f"{name} {len(self.names)}"
-        self.names.add(json.dumps(name))
-        self.names.add(json.dumps(fields.get("name")))
         return json.dumps(fields), key
 
     def key_like(self, pem: str) -> Key:

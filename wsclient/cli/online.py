@@ -54,7 +54,8 @@ def register_online(server_url: str, name: str, public_key: str, algorithm: str,
         Failure: the gateway cannot be reached, or refuses; the text says what to do.
     """
     url = _registration_url(server_url)
-    body = json.dumps({"name": name, "publicKey": public_key, "signatureAlgorithm": algorithm}).encode()
+    fields = {"name": name, "publicKey": public_key, "signatureAlgorithm": algorithm, "unique": True}
+    body = json.dumps(fields).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
     try:
         request = urllib.request.Request(url, body, headers, method="POST")

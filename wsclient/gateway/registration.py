@@ -1,11 +1,13 @@
 """`POST /api/auth/register`: an administrator registers a client from afar (protocol.md section 6).
 
-The answers are the original's, field by field; it lets anybody register, ours wants the admin token.
+The answers are the original's, field by field; it lets anybody register, ours wants the admin token. It takes the same
+name or key any number of times; who minds says `"unique": true`, and is told 409.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import time
@@ -102,9 +104,10 @@ class AdminDesk:
             pem,
             algorithm if _is_given(algorithm) else self._default_algorithm,
             address,
+            is_unique=fields.get("unique") is True,
         )
 
-    async def _register(self, name: str, pem: Any, algorithm: Any, address: str) -> web.Response:
+    async def _register(self, name: str, pem: Any, algorithm: Any, address: str, *, is_unique: bool) -> web.Response:
         if not isinstance(pem, str) or "-----BEGIN" not in pem:
             return _error(400, "Invalid public key format", _INVALID)
         if not _is_supported(algorithm):
@@ -112,7 +115,8 @@ class AdminDesk:
             return _error(400, f"Unsupported signature algorithm: {bounded(shown, 100)}", _INVALID)
         try:
             loop = asyncio.get_running_loop()
-            client = await loop.run_in_executor(self._executor, self._registry.register, name, pem, algorithm)
+            register = functools.partial(self._registry.register, is_unique=is_unique)
+            client = await loop.run_in_executor(self._executor, register, name, pem, algorithm)
         except DuplicateClientError as error:
             return _error(409, error.message, _INVALID)
         except InvalidKeyError as error:

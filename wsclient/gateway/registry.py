@@ -133,26 +133,29 @@ class ClientRegistry:
         """
         return self._current().find(id_or_name)
 
-    def register(self, name: str, public_key_pem: str, algorithm: str = DEFAULT_ALGORITHM) -> RegisteredClient:
+    def register(
+        self, name: str, public_key_pem: str, algorithm: str = DEFAULT_ALGORITHM, *, is_unique: bool = True
+    ) -> RegisteredClient:
         """Add a client.
 
         Args:
             name: 1 to 128 printable characters.
             public_key_pem: SPKI or PKCS#1 PEM; written as SPKI.
             algorithm: a name that `hash_for_algorithm` knows; written as the hash.
+            is_unique: whether nobody else may have its name or its key.
 
         Returns:
             The client with its new id.
 
         Raises:
-            DuplicateClientError: the name (in any case) or the key is registered.
+            DuplicateClientError: the name (in any case) or the key is registered, and it must be unique.
             InvalidKeyError: the key is none that we accept.
             RegistryError: the file cannot be read, locked or written.
             ValueError: the name or the algorithm is not allowed.
         """
         client = new_client(name, public_key_pem, algorithm, time.time())
         with self._exclusive() as now:
-            for existing, what in now.like(client).values():
+            for existing, what in now.like(client).values() if is_unique else ():
                 message = f"this {what} is registered already, to client {existing.name!r} (id {existing.id})"
                 raise DuplicateClientError(f"{message}; revoke that one first", existing)
             self._write([*now.entries, client.to_json()])
