@@ -25,6 +25,7 @@ from .handshake import UpgradeResponse, answer_plain, answer_stopping, is_upgrad
 from .listening import open_sockets, port_of, url_for
 from .lobby import HttpServer, Lobby, peer_address
 from .login import LoginDesk
+from .model_queue import QueueingBackend
 from .registry import ClientRegistry, RegistryError
 from .settings import GatewaySettings
 
@@ -100,7 +101,12 @@ class Gateway:
     ) -> None:
         self.settings = settings if settings is not None else GatewaySettings()
         self.registry = registry if registry is not None else ClientRegistry(self.settings.clients_path)
-        self.backend = backend if backend is not None else make_backend(self.settings)
+        self.backend = QueueingBackend(
+            backend if backend is not None else make_backend(self.settings),
+            max_running=self.settings.max_running,
+            max_waiting=self.settings.max_waiting,
+            max_wait=self.settings.max_wait,
+        )
         self._is_ollama_ours = backend is None and self.settings.backend == "ollama"
         self._lobby = Lobby(self.settings)
         self._connections: set[Connection] = set()

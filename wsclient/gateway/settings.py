@@ -127,6 +127,9 @@ class GatewaySettings:
         close_timeout: how long the other side of a closing handshake is waited for.
         first_token_timeout: how long the model server may take for its first token; a cold model loads in this time.
         token_timeout: how long it may be silent after that.
+        max_running: generations that one model works at; what `OLLAMA_NUM_PARALLEL` says suits an Ollama best.
+        max_waiting: generations that may wait for one model; beyond that requests are told that it is busy.
+        max_wait: how long one may wait for its turn.
         drain: how long an orderly stop lets running generations finish.
         log_level: of the loggers `wsclient.gateway.*`; used by whoever sets up logging.
     """
@@ -155,6 +158,9 @@ class GatewaySettings:
     close_timeout: float = attrs.field(default=1.0, validator=_seconds(0.01, 60))
     first_token_timeout: float = attrs.field(default=300.0, validator=_seconds(0.01, 86400))
     token_timeout: float = attrs.field(default=60.0, validator=_seconds(0.01, 86400))
+    max_running: int = attrs.field(validator=_whole(1, 100_000, "a whole number"))
+    max_waiting: int = attrs.field(default=64, validator=_whole(0, 100_000, "a whole number"))
+    max_wait: float = attrs.field(default=120.0, validator=_seconds(0, 86400))
     drain: float = attrs.field(default=10.0, validator=_seconds(0, 3600))
     log_level: str = attrs.field(default="info", validator=_log_level)
 
@@ -162,6 +168,12 @@ class GatewaySettings:
     def _default_model(self) -> str:
         # The original's own default, from the days when it was everybody's first model (protocol.md section 6).
         return "builtin" if self.backend == "builtin" else "llama2"
+
+    @max_running.default
+    def _max_running(self) -> int:
+        # An Ollama works at 1 to 4 and lets all others wait in the order of their coming; servers behind OpenAI's API
+        # batch dozens; the built-in model only takes turns.
+        return {"ollama": 4, "openai": 64}.get(self.backend, 100_000)
 
     @property
     def clients_path(self) -> Path:
