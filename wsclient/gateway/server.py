@@ -26,6 +26,7 @@ from .listening import open_sockets, port_of, url_for
 from .lobby import HttpServer, Lobby, peer_address
 from .login import LoginDesk
 from .model_queue import QueueingBackend
+from .model_servers import make_backend
 from .registry import ClientRegistry, RegistryError
 from .settings import GatewaySettings
 
@@ -69,21 +70,6 @@ class _HttpLog(logging.LoggerAdapter[logging.Logger]):
         super().log(logging.DEBUG, msg, *args, **kwargs)
 
 
-def make_backend(settings: GatewaySettings) -> Backend:
-    """Return the backend that the settings name."""
-    if settings.backend == "builtin":
-        from .backends.builtin import BuiltinBackend
-
-        return BuiltinBackend()
-    from .backends.ollama import OllamaBackend
-
-    return OllamaBackend(
-        settings.ollama_url,
-        first_token_timeout=settings.first_token_timeout,
-        token_timeout=settings.token_timeout,
-    )
-
-
 class Gateway:
     """A server of WebSocket System's protocol (protocol.md). It belongs to the event loop that starts it.
 
@@ -91,6 +77,9 @@ class Gateway:
         settings: what it is told; the defaults when left out.
         backend: the model server, when it is not the one that the settings name; it is closed with the gateway.
         registry: the registered clients, when they are not those of the settings' clients file.
+
+    Raises:
+        GatewayError: the model server's API key cannot be read.
     """
 
     def __init__(
@@ -107,7 +96,7 @@ class Gateway:
             max_waiting=self.settings.max_waiting,
             max_wait=self.settings.max_wait,
         )
-        self._is_ollama_ours = backend is None and self.settings.backend == "ollama"
+        self._model_server_url = self.settings.model_server_url if backend is None else ""
         self._lobby = Lobby(self.settings)
         self._connections: set[Connection] = set()
         self._total_connections = 0
@@ -193,8 +182,8 @@ class Gateway:
         self._port, self._url = port_of(self._sockets), url_for(self._sockets)
         await self._listen()
         self._background.append(loop.create_task(self._keep_house()))
-        if self._is_ollama_ours:
-            self._background.append(loop.create_task(self._look_for_ollama()))
+        if self._model_server_url:
+            self._background.append(loop.create_task(self._look_for_model_server()))
         _log.info("listening on %s with %d clients and the backend %s", self._url, len(clients), self.backend.name)
 
     async def _listen(self) -> None:
@@ -258,13 +247,14 @@ class Gateway:
                 _log.info("client %s was revoked or changed; its connection is closed", connection.client_id)
                 connection.socket.close(_REVOKED, "revoked")
 
-    async def _look_for_ollama(self) -> None:
-        parts = urlsplit(self.settings.ollama_url)
+    async def _look_for_model_server(self) -> None:
+        parts = urlsplit(self._model_server_url)
         try:
             async with asyncio.timeout(5):
-                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+                port = parts.port or (443 if parts.scheme == "https" else 80)
+                _, writer = await asyncio.open_connection(parts.hostname, port)
         except (OSError, TimeoutError):
-            _log.warning("no model server answers at %s; requests fail until one does", self.settings.ollama_url)
+            _log.warning("no model server answers at %s; requests fail until one does", self._model_server_url)
         else:
             writer.close()
 

@@ -58,7 +58,7 @@ class ModelServer:
     """The HTTP side of a backend.
 
     Args:
-        name: what errors call the server, such as `Ollama`.
+        name: what errors call the server in mid-sentence, such as `Ollama` or `the model server`.
         url: its base URL, without a slash at the end.
         refusal: makes the error that an answer other than 200 stands for.
         first_token_timeout: seconds until a generation says something; a cold model loads in this time.
@@ -80,6 +80,8 @@ class ModelServer:
     ) -> None:
         self.url = url
         self._name = name
+        # At the beginning of a sentence.
+        self._subject = name[:1].upper() + name[1:]
         self._refusal = refusal
         self._first_token_timeout = first_token_timeout
         self._token_timeout = token_timeout
@@ -116,7 +118,7 @@ class ModelServer:
         try:
             return await _read_body(response, _MAX_LIST_BYTES, deadline)
         except (*_BROKEN, TimeoutError) as error:
-            raise BackendError(f"{self._name} broke off its {what}") from error
+            raise BackendError(f"{self._subject} broke off its {what}") from error
         finally:
             response.close()
 
@@ -149,7 +151,7 @@ class ModelServer:
                 if failure is not None:
                     raise failure
                 if not data:
-                    text = f"{self._name} ended the stream without its final message"
+                    text = f"{self._subject} ended the stream without its final message"
                     raise BackendError(text, ErrorCode.GENERATION_INCOMPLETE)
                 if reading.is_life and reader.is_begun:
                     deadline = _deadline(self._token_timeout)
@@ -158,7 +160,7 @@ class ModelServer:
             response.close()
             if reader.unreadable:
                 # Skipped as by the original; what they said may be a prompt and is not for a log.
-                logger.warning("%s sent lines that are not JSON objects: %d; skipped", self._name, reader.unreadable)
+                logger.warning("%s sent lines that are not JSON objects: %d; skipped", self._subject, reader.unreadable)
 
     async def _request(self, method: str, path: str, body: bytes | None, deadline: float) -> aiohttp.ClientResponse:
         """Send a request and return the response, whose status is 200; the caller closes it."""
@@ -191,8 +193,8 @@ class ModelServer:
                 return await response.content.readany(), None
         except TimeoutError:
             if is_begun:
-                return b"", BackendError(f"{self._name} fell silent", ErrorCode.GENERATION_INCOMPLETE)
-            return b"", BackendError(f"{self._name} did not answer in time")
+                return b"", BackendError(f"{self._subject} fell silent", ErrorCode.GENERATION_INCOMPLETE)
+            return b"", BackendError(f"{self._subject} did not answer in time")
         except _BROKEN:
             # The original's words (protocol.md section 2).
             return _salvage(response), BackendError("Premature close", ErrorCode.GENERATION_INCOMPLETE)
@@ -218,7 +220,7 @@ class ModelServer:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return f"Cannot connect to {self._name}: no answer in time"
         if isinstance(error, TimeoutError):
-            return f"{self._name} did not answer in time"
+            return f"{self._subject} did not answer in time"
         if isinstance(error, aiohttp.ClientSSLError):
             return f"Cannot connect to {self._name}: TLS failed"
         if isinstance(error, aiohttp.ClientConnectorError):
@@ -226,8 +228,8 @@ class ModelServer:
                 return f"Cannot connect to {self._name}: unknown host"
             return f"Cannot connect to {self._name}: {os.strerror(error.errno) if error.errno else 'not reachable'}"
         if isinstance(error, aiohttp.ClientConnectionError):
-            return f"{self._name} closed the connection without an answer"
-        return f"{self._name} gave no valid HTTP answer"
+            return f"{self._subject} closed the connection without an answer"
+        return f"{self._subject} gave no valid HTTP answer"
 
 
 def _deadline(seconds: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from ...core.json_values import decode_values
 from ...core.wire_errors import bounded
 from . import BackendError, Final, Piece
-from .reading import LineCutter, LineTooLongError, Reading, count_of, is_utf8, whole_characters
+from .reading import LineCutter, Reading, count_of, is_utf8, whole_characters
 
 __all__ = ["OllamaStream"]
 
@@ -26,12 +26,8 @@ class OllamaStream:
     def feed(self, data: bytes) -> Reading:
         """Take what one read returned, and return what its complete lines say."""
         self.is_begun = True
-        try:
-            lines, is_too_long = self._lines.feed(data), False
-        except LineTooLongError as error:
-            lines, is_too_long = error.lines, True
-        reading = self._read(lines, data)
-        if is_too_long and reading.error is None and not reading.is_final:
+        reading = self._read(self._lines.feed(data), data)
+        if self._lines.is_too_long and reading.error is None and not reading.is_final:
             reading.error = BackendError("Ollama sent a line without an end")
         return reading
 

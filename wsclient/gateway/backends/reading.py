@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Protocol
 
 import attrs
@@ -11,7 +12,6 @@ from . import BackendError, Final, Piece
 __all__ = [
     "MAX_LINE_BYTES",
     "LineCutter",
-    "LineTooLongError",
     "Reading",
     "StreamReader",
     "count_of",
@@ -21,14 +21,6 @@ __all__ = [
 
 # What Ollama's official Go client allows. Ollama's final line carries one number for each token in `context`.
 MAX_LINE_BYTES = 8 * 1024 * 1024
-
-
-class LineTooLongError(Exception):
-    """A line is longer than `MAX_LINE_BYTES`; `lines` came before it."""
-
-    def __init__(self, lines: list[bytes]) -> None:
-        super().__init__(f"a line is longer than {MAX_LINE_BYTES} bytes")
-        self.lines = lines
 
 
 @attrs.define(slots=True)
@@ -70,12 +62,17 @@ class StreamReader(Protocol):
 
 
 class LineCutter:
-    """Cuts a stream into lines at `\\n`, wherever the network cut it."""
+    """Cuts a stream into lines at `\\n`, wherever the network cut it.
+
+    Attributes:
+        is_too_long: whether a line has come that is longer than `MAX_LINE_BYTES`; it and what follows is lost.
+    """
 
     def __init__(self) -> None:
         # Joined once the line is whole: adding each read to one tail is quadratic for a long line.
         self._partial: list[bytes] = []
         self._partial_size = 0
+        self.is_too_long = False
 
     @property
     def has_partial(self) -> bool:
@@ -83,11 +80,7 @@ class LineCutter:
         return self._partial_size > 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that are complete now, without their ends.
-
-        Raises:
-            LineTooLongError: there is no end to a line.
-        """
+        """Return the lines that are complete now, without their ends."""
         first, *others = data.split(b"\n")
         self._partial.append(first)
         self._partial_size += len(first)
@@ -97,8 +90,8 @@ class LineCutter:
             self._partial = [others[-1]]
             self._partial_size = len(others[-1])
         if self._partial_size > MAX_LINE_BYTES or (lines and max(map(len, lines)) > MAX_LINE_BYTES):
-            too_long = (number for number, line in enumerate(lines) if len(line) > MAX_LINE_BYTES)
-            raise LineTooLongError(lines[: next(too_long, len(lines))])
+            self.is_too_long = True
+            lines = list(itertools.takewhile(lambda line: len(line) <= MAX_LINE_BYTES, lines))
         return lines
 
     def take_rest(self) -> bytes:
