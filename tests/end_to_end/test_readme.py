@@ -17,6 +17,7 @@ import wsclient
 from wsclient import ClientOptions, ErrorCode, WSClient
 
 from ..support.fake_ollama import FakeOllama
+from ..support.llama_server import INSTALL
 from .programs import Site, free_port, run_program, wait_for_line
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def _table(heading: str) -> list[list[str]]:
 
 
 def test_no_code_block_escapes_these_tests() -> None:
-    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + 5
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + 6
 
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
@@ -90,13 +91,17 @@ def test_quick_start_goes_from_nothing_to_a_served_registered_client(tmp_path: P
     assert "llama2:latest" in finished.stdout
 
 
-def test_the_two_commands_install_what_they_run() -> None:
-    demo, tests = _bash_block("command: demo"), _bash_block("command: tests")
+def test_the_commands_install_what_they_run() -> None:
+    demo, tests, model = (_bash_block(f"command: {name}") for name in ("demo", "tests", "model"))
 
     assert "'.[cli]'" in demo
     assert "wsclient demo" in demo
     assert "'.[test]'" in tests
     assert "pytest" in tests
+    # `test_examples` runs the example.
+    assert "examples/local_llm.py" in model
+    assert INSTALL in tests
+    assert INSTALL in model
 
 
 def test_option_table_names_every_option_and_no_other() -> None:
