@@ -31,14 +31,15 @@ def test_a_url_without_a_path_is_version_one(given: str, url: str) -> None:
         ("http://", "must be a URL like"),
         ("", "must be a URL like"),
         ("http://x:port", "cannot be read"),
-        ("http://user:pass@x", "must not have a user name"),
-        ("http://x?key=1", "must not have a user name"),
+        ("http://user:s3cret@x", "must not have a user name"),
+        ("user:s3cret@x", "must not have a user name"),
+        ("http://x?key=s3cret", "must not have a query"),
     ],
 )
 def test_what_is_no_base_url_is_refused(given: str, text: str) -> None:
     with pytest.raises(ValueError, match=text) as caught:
         parse_openai_url(given)
-    assert "pass" not in str(caught.value).replace("password", "")
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.fixture

@@ -25,6 +25,9 @@ def parse_openai_url(text: str) -> str:
     Raises:
         ValueError: it is no URL of http or https, or has a user name, password, query or fragment.
     """
+    # First, so that no error shows a password.
+    if "@" in text:
+        raise ValueError("must not have a user name or password in it")
     try:
         parts = urlsplit(text.strip())
         # Read for its error: it is checked only here.
@@ -33,8 +36,8 @@ def parse_openai_url(text: str) -> str:
         raise ValueError(f"cannot be read: {error}") from error
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
         raise ValueError(f"must be a URL like {DEFAULT_OPENAI_URL!r} (got {text[:100]!r})")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("must not have a user name, a password, a query or a fragment in it")
+    if parts.query or parts.fragment:
+        raise ValueError("must not have a query or a fragment in it")
     return f"{parts.scheme.lower()}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 

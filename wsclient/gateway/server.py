@@ -75,7 +75,8 @@ class Gateway:
 
     Args:
         settings: what it is told; the defaults when left out.
-        backend: the model server, when it is not the one that the settings name; it is closed with the gateway.
+        backend: the model server, when it is not the one that the settings name; it is closed with the gateway, and
+            `max_running` holds for it too.
         registry: the registered clients, when they are not those of the settings' clients file.
 
     Raises:

@@ -189,13 +189,17 @@ class GatewaySettings:
     def _default_model(self) -> str:
         # llama2 is the original's own default, from the days when it was everybody's first (protocol.md section 6);
         # "default" is the first model that the server of OpenAI's API lists.
-        return {"openai": "default", "builtin": "builtin"}.get(self.backend, "llama2")
+        if self.backend == "openai":
+            return "default"
+        return "builtin" if self.backend == "builtin" else "llama2"
 
     @max_running.default
     def _max_running(self) -> int:
         # An Ollama works at 1 to 4 and lets all others wait in the order of their coming; servers behind OpenAI's API
         # batch dozens; the built-in model only takes turns.
-        return {"ollama": 4, "openai": 64}.get(self.backend, 100_000)
+        if self.backend == "ollama":
+            return 4
+        return 64 if self.backend == "openai" else 100_000
 
     @property
     def model_server_url(self) -> str:

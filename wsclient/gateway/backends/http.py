@@ -19,13 +19,13 @@ import aiohttp
 from ...errors import ErrorCode
 from ..ollama_host import is_loopback
 from . import BackendError, Final, Piece
-from .reading import Reading, StreamReader
+from .reading import StreamReader
 
-__all__ = ["MAX_ERROR_BYTES", "HttpAnswer", "ModelServer"]
+__all__ = ["HttpAnswer", "ModelServer"]
 
 logger = logging.getLogger(__name__)
 
-MAX_ERROR_BYTES = 4096
+_MAX_ERROR_BYTES = 4096
 _MAX_LIST_BYTES = 16 * 1024 * 1024
 _MAX_RETRY_AFTER = 3600
 
@@ -137,9 +137,8 @@ class ModelServer:
         try:
             while True:
                 data, failure = await self._read_some(response, deadline, reader.is_begun)
-                reading = reader.feed(data) if data else Reading(is_life=False)
-                readings = [reading]
-                if not data or (failure is not None and not reading.is_final and reading.error is None):
+                readings = [reader.feed(data)]
+                if not data or failure is not None:
                     readings.append(reader.finish(is_broken=failure is not None))
                 for reading in readings:
                     if reading.pieces:
@@ -177,7 +176,7 @@ class ModelServer:
         if response.status == 200:
             return response
         try:
-            text = await _read_body(response, MAX_ERROR_BYTES, _deadline(self._request_timeout))
+            text = await _read_body(response, _MAX_ERROR_BYTES, _deadline(self._request_timeout))
         except (*_BROKEN, TimeoutError):
             text = b""
         finally:
