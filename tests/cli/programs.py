@@ -45,7 +45,7 @@ def environment(**given: str) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("WSCLIENT_", "OLLAMA_", "DEFAULT_", "PYTHON")) and name not in _SETTINGS
+        if not name.startswith(("WSCLIENT_", "OLLAMA_", "OPENAI_", "DEFAULT_", "PYTHON")) and name not in _SETTINGS
     }
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     return {**inherited, "PYTHONPATH": path, "OLLAMA_HOST": "127.0.0.1:1", "TERM": "xterm", **given}

@@ -111,11 +111,11 @@ def test_a_broken_clients_file_is_one_line(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--backend=openai",), "backend 'openai' is not in this version yet"),
         (("--backend=magic",), "backend must be one of"),
         (("--port=70000",), "port must be a whole number from 0 to 65535"),
         (("--port=http",), "'http' is not a valid integer"),
         (("--ollama-url=ftp://here",), "ollama_url must begin with"),
+        (("--backend=openai", "--openai-url=here"), "openai_url must be a URL like"),
         (("--drain=forever",), "'forever' is not a valid float"),
         (("--log-level=loud",), "log_level must be one of"),
     ],
@@ -132,6 +132,24 @@ def test_a_wrong_variable_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     done = run("serve")
     assert done.code == 2
     assert "the environment variable AUTH_TIMEOUT_MS" in done.err
+
+
+def test_an_api_key_file_that_is_not_there_is_one_line(folder: Path) -> None:
+    arguments = ["serve", "--backend=openai", "--port=0", "--openai-key-file=missing", "--log-level=error"]
+    done = run_program(arguments, folder)
+    assert (done.code, done.out) == (1, "")
+    assert "the API key missing cannot be read" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_an_openai_gateway_says_where_its_model_server_is_and_never_its_key(folder: Path) -> None:
+    environ = {"OPENAI_API_KEY": "s3cret", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OLLAMA_API_URL": "nonsense://"}
+    with Program("serve", "--backend=openai", "--port=0", "--log-level=debug", cwd=folder, env=environ) as running:
+        running.wait_for(f"kill {running.pid}\n")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 0
+    assert "openai at http://127.0.0.1:9/v1" in running.out
+    assert "s3cret" not in running.out + running.err
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from wsclient.gateway.thread import GatewayThread
 
+from ..support.llama_server import MISSING
 from .programs import Site, run_program, wait_for_line
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -23,7 +25,7 @@ def _run(name: str, site: Site, *arguments: str) -> str:
 
 
 def test_every_example_has_a_test() -> None:
-    tested = {"stream.py", "basic_usage.py", "concurrent_generations.py", "custom_reconnect.py"}
+    tested = {"stream.py", "basic_usage.py", "concurrent_generations.py", "custom_reconnect.py", "local_llm.py"}
 
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
@@ -67,3 +69,20 @@ def test_custom_reconnect_gives_up_after_three_attempts(site: Site, gateway: Gat
 
 def test_custom_reconnect_ends_when_its_time_is_over(site: Site) -> None:
     assert "Connection status: authenticated" in _run("custom_reconnect.py", site, "1")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_local_llm_streams_an_answer_of_a_real_model(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "local_llm.py"), "Why is the sky blue?"]
+
+    finished = run_program(command, tmp_path, timeout=240)
+
+    assert (finished.returncode, finished.stderr) == (0, "")
+    first, *answer, last = finished.stdout.splitlines()
+    assert first == "Models: smollm2"
+    assert len(" ".join(answer).split()) > 10
+    assert re.fullmatch(r"\d+ tokens in \d+\.\d s", last)
+    # It leaves nothing where it was run.
+    assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,7 @@ from wsclient import ClientOptions, ErrorCode, WSClient
 
 from ..support.asking import ask
 from ..support.fake_ollama import FakeOllama
+from ..support.llama_server import INSTALL
 from .conftest import StartGateway
 from .programs import Site, free_port, run_program, wait_for_line
 
@@ -121,13 +122,17 @@ def test_the_table_of_figures_names_what_the_gateway_shows(start_gateway: StartG
     assert named == {name for name in shown if not name.endswith("_created")}
 
 
-def test_the_two_commands_install_what_they_run() -> None:
-    demo, tests = _bash_block("command: demo"), _bash_block("command: tests")
+def test_the_commands_install_what_they_run() -> None:
+    demo, tests, model = (_bash_block(f"command: {name}") for name in ("demo", "tests", "model"))
 
     assert "'.[cli]'" in demo
     assert "wsclient demo" in demo
     assert "'.[test]'" in tests
     assert "pytest" in tests
+    # `test_examples` runs the example.
+    assert "examples/local_llm.py" in model
+    assert INSTALL in tests
+    assert INSTALL in model
 
 
 def test_option_table_names_every_option_and_no_other() -> None:

@@ -32,7 +32,7 @@ from wsclient.gateway.thread import GatewayThread
 from ..support.fake_ollama import FakeOllama
 from ..support.scripted_server import Peer, ScriptedServer
 from ..support.waiting import wait_until
-from .conftest import MakeClient
+from .conftest import MakeClient, StartGateway
 
 PROMPT = "Write a short story about a robot learning to paint"
 
@@ -530,11 +530,12 @@ def test_several_generations_at_once_from_several_threads_are_told_apart_by_id(c
 
 
 def test_generations_run_at_the_same_time_and_not_one_after_the_other(
-    ollama: FakeOllama, ollama_client: WSClient
+    ollama: FakeOllama, start_gateway: StartGateway, make_client: MakeClient
 ) -> None:
     # None ends before all have begun: in sequence this would never end.
     ollama.script(mode="hold", tokens=2)
-    generations = [ollama_client.stream(f"part {number}") for number in range(8)]
+    client = make_client(start_gateway("ollama", ollama_url=ollama.url, max_running=8).url)
+    generations = [client.stream(f"part {number}") for number in range(8)]
     for generation in generations:
         next(iter_kept(generation))
 

@@ -210,18 +210,18 @@ def test_a_backend_that_computes_without_waiting_does_not_stop_everybody_else() 
                 yield [Piece("x")]
             yield [Final()]
 
-    async def scenario() -> float:
+    async def scenario() -> int:
         request = GenerateRequest(model="m", prompt="x")
         generation = Generation(1, request, Hog(), make_socket(FakeTransport()), lambda _: None)
         task = asyncio.create_task(generation.run())
-        longest, before = 0.0, time.monotonic()
+        turns = 0
         while not task.done():
             await asyncio.sleep(0)
-            longest, before = max(longest, time.monotonic() - before), time.monotonic()
-        return longest
+            turns += 1
+        return turns
 
-    # All of it takes 300 ms.
-    assert asyncio.run(scenario()) < 0.1
+    # Others have a turn every 5 ms of the 300 that it takes. Turns, not times: a busy machine adds to those.
+    assert asyncio.run(scenario()) > 30
 
 
 def test_a_resting_generation_can_be_stopped(connect_raw: Callable[..., RawPeer], backend: ScriptedBackend) -> None:

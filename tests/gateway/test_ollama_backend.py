@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.gateway.collecting import collect
 from tests.support.fake_ollama import FakeOllama
 from wsclient.errors import ErrorCode
 from wsclient.gateway.backends import BackendError, Final, GenerateRequest, Piece
@@ -39,21 +40,6 @@ def with_backend(url: str, use: Callable[[OllamaBackend], Awaitable[T]], **setti
             await backend.close()
 
     return asyncio.run(run())
-
-
-async def collect(backend: OllamaBackend, prompt: str = "hi", **request: Any) -> tuple[list[Any], BackendError | None]:
-    """Return the pieces of a generation, and the error it ended with."""
-    pieces: list[Any] = []
-    try:
-        async with aclosing(
-            backend.generate(GenerateRequest(**{"model": "llama2", "prompt": prompt, **request}))
-        ) as lists:
-            async for batch in lists:
-                assert batch
-                pieces += batch
-    except BackendError as error:
-        return pieces, error
-    return pieces, None
 
 
 def generate(url: str, prompt: str = "hi", **request: Any) -> tuple[list[Any], BackendError | None]:

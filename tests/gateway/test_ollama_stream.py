@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsclient.gateway.backends import Final, Piece
-from wsclient.gateway.backends.ollama_stream import MAX_LINE_BYTES, LineTooLongError, OllamaStream
+from wsclient.gateway.backends.ollama_stream import OllamaStream
+from wsclient.gateway.backends.reading import MAX_LINE_BYTES
 
 
 def line(**record: Any) -> bytes:
@@ -22,7 +23,7 @@ def line(**record: Any) -> bytes:
 def read(*parts: bytes) -> list[Piece | Final]:
     stream = OllamaStream()
     pieces = [piece for part in parts for piece in stream.feed(part).pieces]
-    return pieces + stream.finish().pieces
+    return pieces + stream.finish(is_broken=False).pieces
 
 
 def test_lines_that_came_together_are_one_reading() -> None:
@@ -68,14 +69,32 @@ def test_a_single_answer_without_a_line_end_is_read_at_the_end() -> None:
 
 def test_an_error_line_keeps_what_came_before_and_nothing_after() -> None:
     reading = OllamaStream().feed(line(response="a") + line(error="out of memory") + line(response="b"))
-    assert (reading.pieces, reading.error) == ([Piece("a")], "out of memory")
+    assert (reading.pieces, str(reading.error)) == ([Piece("a")], "Ollama error: out of memory")
 
 
-@pytest.mark.parametrize("garbage", [b"nonsense\n", b"[1]\n", b'"text"\n', b"5\n", b"\xff\xfe\n", b'{"response":\n'])
+@pytest.mark.parametrize("garbage", [b"nonsense\n", b"[1]\n", b'"text"\n', b"5\n", b'{"response":\n'])
 def test_a_line_that_is_no_object_is_skipped_and_counted(garbage: bytes) -> None:
     stream = OllamaStream()
     assert stream.feed(line(response="a") + garbage + line(response="b")).pieces == [Piece("a"), Piece("b")]
     assert stream.unreadable == 1
+
+
+def test_a_line_that_is_no_text_is_an_error_not_a_gap_in_the_text() -> None:
+    reading = OllamaStream().feed(line(response="a") + b'{"response":"\xc3"}\n' + line(response="b"))
+    assert (reading.pieces, str(reading.error)) == ([Piece("a")], "Ollama sent text that is not UTF-8")
+
+
+def test_what_is_cut_off_at_the_end_is_not_read_when_the_connection_broke() -> None:
+    for is_broken, pieces in ((False, [Piece("a"), Final()]), (True, [])):
+        stream = OllamaStream()
+        stream.feed(line(response="a", done=True)[:-1])
+        assert stream.finish(is_broken=is_broken).pieces == pieces
+
+
+def test_half_a_character_at_the_end_is_only_a_line_cut_off() -> None:
+    stream = OllamaStream()
+    stream.feed(b'{"response":"\xc3')
+    assert stream.finish(is_broken=False).error is None
 
 
 def test_blank_lines_and_windows_line_ends_are_harmless() -> None:
@@ -116,9 +135,14 @@ def test_a_very_long_line_that_trickles_in_is_read_in_linear_time() -> None:
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_a_line_longer_than_ollamas_own_client_takes_is_refused(end: bytes) -> None:
     stream = OllamaStream()
-    stream.feed(b"x" * (MAX_LINE_BYTES - 10))
-    with pytest.raises(LineTooLongError):
-        stream.feed(b"x" * 20 + end)
+    before = stream.feed(line(response="a") + b"x" * (MAX_LINE_BYTES - 10))
+    assert (before.pieces, before.error) == ([Piece("a")], None)
+    assert str(stream.feed(b"x" * 20 + end).error) == "Ollama sent a line without an end"
+
+
+def test_what_came_before_a_line_that_is_too_long_counts() -> None:
+    reading = OllamaStream().feed(line(response="a") + b"x" * (MAX_LINE_BYTES + 1) + b"\n" + line(done=True))
+    assert (reading.pieces, str(reading.error)) == ([Piece("a")], "Ollama sent a line without an end")
 
 
 def test_the_longest_allowed_line_is_read() -> None:

@@ -36,6 +36,22 @@ def test_the_builtin_backend_has_its_own_default_model() -> None:
     assert GatewaySettings(backend="builtin", default_model="other").default_model == "other"
 
 
+def test_the_backend_decides_what_is_not_said() -> None:
+    openai = GatewaySettings(backend="openai", openai_url="http://gpu:8000")
+    assert (openai.default_model, openai.max_running) == ("default", 64)
+    assert openai.model_server_url == "http://gpu:8000/v1"
+    assert (GatewaySettings().max_running, GatewaySettings(max_running=9).max_running) == (4, 9)
+    assert GatewaySettings().model_server_url == "http://127.0.0.1:11434"
+    assert GatewaySettings(backend="builtin").max_running > 10_000
+    assert GatewaySettings(backend="builtin").model_server_url == ""
+
+
+def test_openais_variable_says_something_to_its_backend_only() -> None:
+    environ = {"OPENAI_BASE_URL": "http://gpu:8000/v1", "OLLAMA_API_URL": "nonsense://"}
+    assert GatewaySettings.from_env(environ, backend="openai").openai_url == "http://gpu:8000/v1"
+    assert GatewaySettings.from_env({"OPENAI_BASE_URL": "nonsense"}) == GatewaySettings()
+
+
 def test_a_clients_file_of_its_own_wins_over_the_data_directory() -> None:
     assert GatewaySettings(clients_file="/etc/c.json", data_dir="/var/x").clients_path == Path("/etc/c.json")
 
@@ -102,8 +118,16 @@ def test_the_path_api_at_the_end_of_ollamas_url_makes_no_difference(given: str, 
         ("port", 65536, "port must be a whole number from 0 to 65535 (got 65536)"),
         ("port", "3000", "port must be a whole number from 0 to 65535 (got '3000')"),
         ("port", True, "port must be a whole number from 0 to 65535 (got True)"),
-        ("backend", "openai", "backend 'openai' is not in this version yet; use 'ollama' or 'builtin'"),
-        ("backend", "gpt", "backend must be one of 'ollama', 'builtin' (got 'gpt')"),
+        ("backend", "gpt", "backend must be one of 'ollama', 'openai', 'builtin' (got 'gpt')"),
+        ("backend", [], "backend must be one of 'ollama', 'openai', 'builtin' (got [])"),
+        ("openai_url", "gpu:8000", "openai_url must be a URL like 'http://127.0.0.1:8080/v1' (got 'gpu:8000')"),
+        ("openai_url", 5, "openai_url must be a URL like 'http://127.0.0.1:8080/v1' (got '5')"),
+        ("openai_api", "responses", "openai_api must be one of 'chat', 'completions' (got 'responses')"),
+        ("openai_options", "all", "openai_options must be one of 'auto', 'standard', 'extended' (got 'all')"),
+        ("openai_key_file", "", "openai_key_file must be text or a Path, and not empty (got '')"),
+        ("max_running", 0, "max_running must be a whole number from 1 to 100000 (got 0)"),
+        ("max_waiting", -1, "max_waiting must be a whole number from 0 to 100000 (got -1)"),
+        ("max_wait", -1, "max_wait must be 0 to 86400 seconds (got -1)"),
         ("ollama_url", "ftp://x", "ollama_url must begin with http:// or https:// (got 'ftp://')"),
         ("ollama_url", 5, "ollama_url must be a URL like 'http://127.0.0.1:11434' (got 5)"),
         ("auth_timeout", 30000, "auth_timeout must be 0.01 to 3600 seconds (got 30000)"),

@@ -37,7 +37,7 @@ def test_a_kill_tells_50_generations_and_20_requests_within_a_second_and_the_nex
 ) -> None:
     ollama.script(prompt="hi", mode="hang", after=3)
     ollama.script(prompt="again", tokens=2)
-    server = start_process("--backend=ollama", f"--ollama-url={ollama.url}")
+    server = start_process("--backend=ollama", f"--ollama-url={ollama.url}", f"--max-running={GENERATIONS}")
     client = make_client(server.url, reconnect_delay=0.2, max_reconnect_delay=0.5, max_reconnect_attempts=None)
     client.connect()
     # The waiters must not be dropped: that would stop their generations.

@@ -63,6 +63,8 @@ class FakeOllama:
         is_busy: while true, generations are answered with 503.
     """
 
+    endpoints: type[Endpoints] = Endpoints
+
     def __init__(self, models: Sequence[FakeModel] = MODELS, *, default: Answer | None = None, port: int = 0) -> None:
         self.models = models
         self.default = Answer() if default is None else default
@@ -117,12 +119,12 @@ class FakeOllama:
         Args:
             path: such as `/api/tags`.
             status: the HTTP status.
-            error: the text in Ollama's `{"error": ...}`.
+            error: the text in Ollama's `{"error": ...}`, or what the server has instead.
             times: how often.
             body: these bytes instead of that.
             headers: further headers, or another `Content-Type`.
         """
-        content = encode_line({"error": error}).rstrip() if body is None else body
+        content = encode_line(self.endpoints.error_record(error, status)).rstrip() if body is None else body
         headers = {"Content-Type": "application/json; charset=utf-8", **(headers or {})}
         self._failures.insert(0, _Failure(path, status, content, headers, times))
 
@@ -156,7 +158,7 @@ class FakeOllama:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._permits = asyncio.Semaphore(0)
-        self._endpoints = Endpoints(self, self._permits)
+        self._endpoints = self.endpoints(self, self._permits)
         # With handler_cancellation a handler is cancelled when its client goes away: that is how the fake notices.
         server = web.Server(self._handle, handler_cancellation=True, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=0.1)

@@ -83,7 +83,8 @@ class Answer:
         delay: time before each of the others.
         status: anything but 200 is an error before the first line.
         error: its text, or that of the error line.
-        mode: what happens after `after` lines: "drop" (the connection breaks), "error_line", "garbage" (a line of
+        mode: what happens after `after` lines: "drop" (the connection breaks), "cut" (the same in the middle of a line
+            and of a character), "half" (a whole line with half a character in it), "error_line", "garbage" (a line of
             `garbage`, then on as if nothing was), "nodone" (the stream ends), "hang" (nothing, for ever), "hold"
             (nothing until `FakeOllama.release`). In a prompt also a status: "500", "503".
         after: see `mode`; all lines when left out.

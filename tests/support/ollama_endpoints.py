@@ -16,12 +16,12 @@ from .ollama_answers import BUSY, CREATED_AT, Answer, FakeModel, encode_line
 from .ollama_refusals import request_error
 from .ollama_streaming import RecordedRequest, Shape, send_stream
 
-__all__ = ["Endpoints"]
+__all__ = ["Director", "Endpoints", "Refused", "answer_json"]
 
 VERSION = "0.12.6"
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """Answer with this status and text, and be done."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -49,15 +49,16 @@ class Endpoints:
     """
 
     def __init__(self, director: Director, permits: asyncio.Semaphore) -> None:
-        self._director = director
-        self._permits = permits
+        self.director = director
+        self.permits = permits
         self._loaded: set[str] = set()
 
     async def answer(self, request: web.BaseRequest, recorded: RecordedRequest) -> web.StreamResponse:
         """Answer a request."""
-        if request.path not in _PATHS:
+        paths = self.paths()
+        if request.path not in paths:
             return web.Response(status=404, text="404 page not found")
-        methods, handler = _PATHS[request.path]
+        methods, handler = paths[request.path]
         if request.method not in methods:
             return web.Response(status=405, text="405 method not allowed")
         try:
@@ -65,12 +66,21 @@ class Endpoints:
                 _check_readable(recorded)
             result = handler(self, request, recorded)
             return result if isinstance(result, web.StreamResponse) else await result
-        except _Refused as refused:
-            return _json({"error": refused.text}, refused.status)
+        except Refused as refused:
+            return answer_json(self.error_record(refused.text, refused.status), refused.status)
+
+    def paths(self) -> dict[str, tuple[tuple[str, ...], Callable[..., Any]]]:
+        """Return each path with its methods and what answers it."""
+        return _PATHS
+
+    @staticmethod
+    def error_record(text: str, status: int) -> dict[str, Any]:
+        """Return an error as the server writes it."""
+        return {"error": text}
 
     def _find(self, name: object) -> FakeModel | None:
         full = name if isinstance(name, str) and ":" in name else f"{name}:latest"
-        return next((model for model in self._director.models if model.name == full), None)
+        return next((model for model in self.director.models if model.name == full), None)
 
     # --- the lists ---
 
@@ -78,28 +88,28 @@ class Endpoints:
         return web.Response(text="Ollama is running")
 
     def version(self, request: web.BaseRequest, recorded: RecordedRequest) -> web.Response:
-        return _json({"version": VERSION})
+        return answer_json({"version": VERSION})
 
     def tags(self, request: web.BaseRequest, recorded: RecordedRequest) -> web.Response:
-        return _json({"models": [model.to_tag() for model in self._director.models]})
+        return answer_json({"models": [model.to_tag() for model in self.director.models]})
 
     def ps(self, request: web.BaseRequest, recorded: RecordedRequest) -> web.Response:
         running = []
-        for model in self._director.models:
+        for model in self.director.models:
             if model.name in self._loaded:
                 tag = model.to_tag()
                 del tag["modified_at"]
                 running.append({**tag, "expires_at": CREATED_AT, "size_vram": model.size, "context_length": 4096})
-        return _json({"models": running})
+        return answer_json({"models": running})
 
     def show(self, request: web.BaseRequest, recorded: RecordedRequest) -> web.Response:
         name = recorded.body.get("model")
         if not name:
-            raise _Refused(400, "model is required")
+            raise Refused(400, "model is required")
         model = self._find(name)
         if model is None:
-            raise _Refused(404, f"model '{name}' not found")
-        return _json(
+            raise Refused(404, f"model '{name}' not found")
+        return answer_json(
             {
                 "license": "MIT",
                 "modelfile": f"FROM /models/{model.digest}",
@@ -117,11 +127,11 @@ class Endpoints:
         name = recorded.body.get("model", "")
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise _Refused(400, "invalid input type")
+            raise Refused(400, "invalid input type")
         if self._find(name) is None:
-            raise _Refused(404, f'model "{name}" not found, try pulling it first')
+            raise Refused(404, f'model "{name}" not found, try pulling it first')
         vectors = [[len(text) / 100, text.count(" ") / 100, 0.5] for text in texts]
-        return _json({"model": name, "embeddings": vectors, "total_duration": 2, "load_duration": 1})
+        return answer_json({"model": name, "embeddings": vectors, "total_duration": 2, "load_duration": 1})
 
     # --- generations ---
 
@@ -134,7 +144,7 @@ class Endpoints:
 
     async def chat(self, request: web.BaseRequest, recorded: RecordedRequest) -> web.StreamResponse:
         if isinstance(recorded.body, dict) and not recorded.body.get("model"):
-            raise _Refused(400, "model is required")
+            raise Refused(400, "model is required")
         model = self._admit(recorded.body)
         messages = recorded.body.get("messages") or []
         if not messages:
@@ -145,10 +155,10 @@ class Endpoints:
         model = self._find(body.get("model", "")) if isinstance(body, dict) else None
         refusal = request_error(body, model)
         if refusal is not None:
-            raise _Refused(*refusal)
+            raise Refused(*refusal)
         assert model is not None
-        if self._director.is_busy:
-            raise _Refused(503, BUSY)
+        if self.director.is_busy:
+            raise Refused(503, BUSY)
         self._loaded.add(model.name)
         return model
 
@@ -157,17 +167,19 @@ class Endpoints:
         if is_unload:
             self._loaded.discard(model.name)
         reason = "unload" if is_unload else "load"
-        return _json({"model": body["model"], "created_at": CREATED_AT, **record, "done": True, "done_reason": reason})
+        return answer_json(
+            {"model": body["model"], "created_at": CREATED_AT, **record, "done": True, "done_reason": reason}
+        )
 
     async def _write(
         self, request: web.BaseRequest, recorded: RecordedRequest, prompt: str, shape: Shape
     ) -> web.StreamResponse:
         name = recorded.body["model"]
-        answer = self._director.choose(name, prompt)
+        answer = self.director.choose(name, prompt)
         started = time.monotonic()
         await asyncio.sleep(answer.first_delay)
         if answer.status != 200:
-            raise _Refused(answer.status, answer.error)
+            raise Refused(answer.status, answer.error)
         head = {"model": name, "created_at": CREATED_AT}
         # A model that can think does, unless it is told not to.
         thoughts = answer.thinking if recorded.body.get("think") is not False else ()
@@ -176,7 +188,7 @@ class Endpoints:
             return {**head, **shape(text, thinking), **answer.final_fields(prompt, time.monotonic() - started)}
 
         if recorded.body.get("stream") is False:
-            return _json(final("".join(answer.texts) + answer.final_text, "".join(thoughts)))
+            return answer_json(final("".join(answer.texts) + answer.final_text, "".join(thoughts)))
         lines: Iterable[bytes]
         if answer.unlimited:
             lines = _prepared_lines(name, answer.tokens, answer.token, shape)
@@ -187,7 +199,7 @@ class Endpoints:
         def final_line() -> bytes:
             return encode_line(final(answer.final_text, ""))
 
-        return await send_stream(request, recorded, answer, lines, final_line, self._permits)
+        return await send_stream(request, recorded, answer, lines, final_line, self.permits)
 
 
 @lru_cache(maxsize=8)
@@ -207,19 +219,19 @@ def _chat_record(text: str, thinking: str) -> dict[str, Any]:
     return {"message": {**message, "thinking": thinking} if thinking else message}
 
 
-def _json(value: Any, status: int = 200) -> web.Response:
+def answer_json(value: Any, status: int = 200) -> web.Response:
     headers = {"Content-Type": "application/json; charset=utf-8"}
     return web.Response(status=status, body=encode_line(value).rstrip(b"\n"), headers=headers)
 
 
 def _check_readable(recorded: RecordedRequest) -> None:
     if not recorded.raw:
-        raise _Refused(400, "missing request body")
+        raise Refused(400, "missing request body")
     try:
         json.loads(recorded.raw)
     except ValueError:
         first = chr(recorded.raw[0])
-        raise _Refused(400, f"invalid character {first!r} looking for beginning of value") from None
+        raise Refused(400, f"invalid character {first!r} looking for beginning of value") from None
 
 
 _READ = ("GET", "HEAD")

@@ -1,4 +1,4 @@
-"""How the fake Ollama sends the lines of a generation, and how it misbehaves while doing so."""
+"""How the fake model servers send the lines of a generation, and how they misbehave while doing so."""
 
 from __future__ import annotations
 
@@ -12,12 +12,38 @@ from aiohttp import web
 
 from .ollama_answers import Answer, encode_line
 
-__all__ = ["RecordedRequest", "Shape", "send_stream"]
+__all__ = ["NDJSON", "Framing", "RecordedRequest", "Shape", "send_stream"]
 
 _BLOCK_BYTES = 64 * 1024
 
 # Text and thinking -> the fields of a line that carry them; generate and chat differ in these only.
 Shape = Callable[[str, str], dict[str, Any]]
+
+
+@attrs.frozen
+class Framing:
+    """What the lines of a stream look like.
+
+    Attributes:
+        content_type: of HTTP.
+        start: what a line begins with.
+        end: what it ends with.
+        error: a text -> the record of an error.
+    """
+
+    content_type: str
+    start: bytes
+    end: bytes
+    error: Callable[[str], dict[str, Any]]
+
+    def frame(self, payload: bytes) -> bytes:
+        """Return a payload as a line."""
+        return self.start + payload + self.end
+
+
+NDJSON = Framing("application/x-ndjson", b"", b"\n", lambda text: {"error": text})
+
+_HALF_A_CHARACTER = b'{"half":"\xc3"}'
 
 
 @attrs.define(eq=False)
@@ -54,6 +80,7 @@ async def send_stream(
     lines: Iterable[bytes],
     final_line: Callable[[], bytes],
     permits: asyncio.Semaphore,
+    framing: Framing = NDJSON,
 ) -> web.StreamResponse:
     """Send a streamed answer the way it is asked for.
 
@@ -64,8 +91,9 @@ async def send_stream(
         lines: all lines before the final one.
         final_line: makes that one when its time has come, for the durations in it.
         permits: one is taken by the mode "hold".
+        framing: of the lines.
     """
-    out = _Ndjson(request, recorded, answer.split)
+    out = _Stream(request, recorded, answer.split, framing)
     if answer.unlimited:
         await out.send_blocks(list(lines))
         is_complete = True
@@ -76,7 +104,7 @@ async def send_stream(
     return await out.finish()
 
 
-async def _send_one_by_one(out: _Ndjson, answer: Answer, lines: Iterable[bytes], permits: asyncio.Semaphore) -> bool:
+async def _send_one_by_one(out: _Stream, answer: Answer, lines: Iterable[bytes], permits: asyncio.Semaphore) -> bool:
     """Send the lines, misbehaving where the answer says so; return whether the final line is to follow."""
     has_misbehaved = False
     for number, line in enumerate(lines):
@@ -90,7 +118,7 @@ async def _send_one_by_one(out: _Ndjson, answer: Answer, lines: Iterable[bytes],
     return has_misbehaved or await _misbehave(out, answer, permits)
 
 
-async def _misbehave(out: _Ndjson, answer: Answer, permits: asyncio.Semaphore) -> bool:
+async def _misbehave(out: _Stream, answer: Answer, permits: asyncio.Semaphore) -> bool:
     """Do what the mode says; return whether the stream goes on."""
     if answer.mode == "drop":
         await asyncio.sleep(answer.delay)
@@ -99,23 +127,29 @@ async def _misbehave(out: _Ndjson, answer: Answer, permits: asyncio.Semaphore) -
         await asyncio.Event().wait()
     elif answer.mode == "hold":
         await permits.acquire()
+    elif answer.mode == "cut":
+        await out.send(out.framing.frame(_HALF_A_CHARACTER).rstrip()[:-2])
+        await out.break_off()
+    elif answer.mode == "half":
+        await out.send(out.framing.frame(_HALF_A_CHARACTER))
     elif answer.mode == "garbage":
-        await out.send(answer.garbage.encode() + b"\n")
+        await out.send(out.framing.frame(answer.garbage.encode()))
     elif answer.mode == "error_line":
-        await out.send(encode_line({"error": answer.error}))
+        await out.send(out.framing.frame(encode_line(out.framing.error(answer.error)).rstrip()))
     elif answer.mode not in ("", "nodone"):
         raise ValueError(f"unknown mode {answer.mode!r}")
     return answer.mode not in ("error_line", "nodone")
 
 
-class _Ndjson:
+class _Stream:
     """The answer under way; as with Ollama, its headers leave with the first line."""
 
-    def __init__(self, request: web.BaseRequest, recorded: RecordedRequest, split: int) -> None:
+    def __init__(self, request: web.BaseRequest, recorded: RecordedRequest, split: int, framing: Framing) -> None:
+        self.framing = framing
         self._request = request
         self._recorded = recorded
         self._split = split
-        self._response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        self._response = web.StreamResponse(headers={"Content-Type": framing.content_type})
 
     async def send(self, data: bytes) -> None:
         await self._start()
@@ -125,7 +159,7 @@ class _Ndjson:
             if self._split:
                 # A turn of the event loop, so that these are two writes, and may be two reads at the other end.
                 await asyncio.sleep(0)
-        self._recorded.lines_sent += data.count(b"\n")
+        self._recorded.lines_sent += data.count(self.framing.end)
 
     async def send_blocks(self, lines: Sequence[bytes]) -> None:
         """Send lines as fast as the socket takes them: many a write, and still an HTTP chunk each, as Ollama does."""

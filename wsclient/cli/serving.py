@@ -31,8 +31,12 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "port": ("Port to listen on; 0 for a free one.", "PORT"),
     "data_dir": ("Folder of the clients file.", "DATA_DIR"),
     "clients_file": ("The clients file, if it is elsewhere.", ""),
-    "backend": ("ollama, or builtin: a small model that needs nothing and makes no sense.", ""),
+    "backend": ("ollama, openai: any server of OpenAI's API, or builtin: a small model that makes no sense.", ""),
     "ollama_url": ("Where Ollama answers.", "OLLAMA_API_URL, OLLAMA_HOST"),
+    "openai_url": ("Where a server of OpenAI's API answers; its key is read from OPENAI_API_KEY.", "OPENAI_BASE_URL"),
+    "openai_key_file": ("File of that key.", ""),
+    "openai_api": ("chat or completions.", ""),
+    "openai_options": ("standard: only what OpenAI documents, extended: also llama.cpp's and vLLM's, or auto.", ""),
     "default_model": ("Model of requests that name none.", "OLLAMA_DEFAULT_MODEL"),
     "admin_token_file": (
         "File with the token that registering over HTTP and /metrics ask for; without a token both are off.",
@@ -49,6 +53,9 @@ _LIMITS: dict[str, tuple[str, str]] = {
     "default_signature_algorithm": ("Of clients registered without one.", "DEFAULT_SIGNATURE_ALGORITHM"),
     "first_token_timeout": ("Seconds for the model's first token; a cold model loads meanwhile.", ""),
     "token_timeout": ("Seconds that the model may be silent after that.", ""),
+    "max_running": ("Generations of one model at the same time; with openai 64, with builtin any number.", ""),
+    "max_waiting": ("Generations that may wait for one model; beyond that it is busy.", ""),
+    "max_wait": ("Seconds that a generation may wait for its turn.", ""),
     "write_timeout": ("Seconds that a client may read nothing.", ""),
     "close_timeout": ("Seconds that a client has to answer a close.", ""),
     "max_message_size": ("Bytes of one message.", ""),
@@ -89,6 +96,7 @@ def _flags(command: _Decorated) -> _Decorated:
         wsclient serve
         wsclient serve --backend=builtin --port=0
         wsclient serve --ollama-url=http://gpu-box:11434 --default-model=llama3.2
+        wsclient serve --backend=openai --openai-url=http://gpu-box:8000/v1
         """,
 )
 @_flags
@@ -102,7 +110,7 @@ def serve(state: State, /, **given: Any) -> None:
     # Here, because aiohttp takes longer to import than most commands take to run.
     from ..gateway.server import run_gateway
 
-    if given["ollama_url"] is None and given["backend"] != "builtin" and not os.environ.get("OLLAMA_API_URL"):
+    if given["ollama_url"] is None and given["backend"] in (None, "ollama") and not os.environ.get("OLLAMA_API_URL"):
         given["ollama_url"] = os.environ.get("OLLAMA_HOST") or None
     with refusing_wrong_values():
         settings = GatewaySettings.from_env(**given)
@@ -116,12 +124,11 @@ def serve(state: State, /, **given: Any) -> None:
 
 def _show_ready(gateway: Gateway) -> None:
     settings = gateway.settings
-    is_builtin = settings.backend == "builtin"
     count = len(gateway.registry.list())
     terminal.show_line(f"The gateway {__version__} is ready.", "bold")
     facts = [
         ("url", gateway.url),
-        ("backend", "builtin" if is_builtin else f"{settings.backend} at {settings.ollama_url}"),
+        ("backend", " at ".join(filter(None, (settings.backend, settings.model_server_url)))),
         ("default model", settings.default_model),
         ("clients file", f"{settings.clients_path} ({count} registered)"),
     ]

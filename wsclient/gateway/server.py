@@ -26,6 +26,8 @@ from .handshake import UpgradeResponse, answer_stopping, is_upgrade, refuse_upgr
 from .listening import open_sockets, port_of, url_for
 from .lobby import HttpServer, Lobby, peer_address
 from .login import LoginDesk
+from .model_queue import QueueingBackend
+from .model_servers import make_backend
 from .registry import ClientRegistry, RegistryError
 from .settings import GatewaySettings
 
@@ -71,28 +73,17 @@ class _HttpLog(logging.LoggerAdapter[logging.Logger]):
         super().log(logging.DEBUG, msg, *args, **kwargs)
 
 
-def make_backend(settings: GatewaySettings) -> Backend:
-    """Return the backend that the settings name."""
-    if settings.backend == "builtin":
-        from .backends.builtin import BuiltinBackend
-
-        return BuiltinBackend()
-    from .backends.ollama import OllamaBackend
-
-    return OllamaBackend(
-        settings.ollama_url,
-        first_token_timeout=settings.first_token_timeout,
-        token_timeout=settings.token_timeout,
-    )
-
-
 class Gateway:
     """A server of WebSocket System's protocol (protocol.md). It belongs to the event loop that starts it.
 
     Args:
         settings: what it is told; the defaults when left out.
-        backend: the model server, when it is not the one that the settings name; it is closed with the gateway.
+        backend: the model server, when it is not the one that the settings name; it is closed with the gateway, and
+            `max_running` holds for it too.
         registry: the registered clients, when they are not those of the settings' clients file.
+
+    Raises:
+        GatewayError: the model server's API key cannot be read.
     """
 
     def __init__(
@@ -106,8 +97,13 @@ class Gateway:
             algorithm = self.settings.default_signature_algorithm
             registry = ClientRegistry(self.settings.clients_path, default_algorithm=algorithm)
         self.registry = registry
-        self.backend = backend if backend is not None else make_backend(self.settings)
-        self._is_ollama_ours = backend is None and self.settings.backend == "ollama"
+        self.backend = QueueingBackend(
+            backend if backend is not None else make_backend(self.settings),
+            max_running=self.settings.max_running,
+            max_waiting=self.settings.max_waiting,
+            max_wait=self.settings.max_wait,
+        )
+        self._model_server_url = self.settings.model_server_url if backend is None else ""
         self._lobby = Lobby(self.settings)
         self._connections: set[Connection] = set()
         self._sockets: list[socket.socket] = []
@@ -204,8 +200,8 @@ class Gateway:
         self._port, self._url = port_of(self._sockets), url_for(self._sockets)
         await self._listen()
         self._background.append(loop.create_task(self._keep_house()))
-        if self._is_ollama_ours:
-            self._background.append(loop.create_task(self._look_for_ollama()))
+        if self._model_server_url:
+            self._background.append(loop.create_task(self._look_for_model_server()))
         _log.info("listening on %s with %d clients and the backend %s", self._url, len(clients), self.backend.name)
 
     async def _listen(self) -> None:
@@ -283,13 +279,14 @@ class Gateway:
                 _log.info("client %s was revoked or changed; its connection is closed", connection.client_id)
                 connection.socket.close(_REVOKED, "revoked")
 
-    async def _look_for_ollama(self) -> None:
-        parts = urlsplit(self.settings.ollama_url)
+    async def _look_for_model_server(self) -> None:
+        parts = urlsplit(self._model_server_url)
         try:
             async with asyncio.timeout(5):
-                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+                port = parts.port or (443 if parts.scheme == "https" else 80)
+                _, writer = await asyncio.open_connection(parts.hostname, port)
         except (OSError, TimeoutError):
-            _log.warning("no model server answers at %s; requests fail until one does", self.settings.ollama_url)
+            _log.warning("no model server answers at %s; requests fail until one does", self._model_server_url)
         else:
             writer.close()
 

@@ -14,10 +14,11 @@ import attrs
 from ..core.auth import hash_for_algorithm
 from .admin_token import ADMIN_TOKEN_VARIABLE, check_admin_token, read_admin_token
 from .ollama_host import DEFAULT_OLLAMA_URL, parse_ollama_host
+from .openai_url import DEFAULT_OPENAI_URL, parse_openai_url
 
 __all__ = ["BACKENDS", "GatewaySettings"]
 
-BACKENDS = ("ollama", "builtin")
+BACKENDS = ("ollama", "openai", "builtin")
 
 _Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
@@ -63,11 +64,12 @@ def _text(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} must be a text that is not empty (got {_got(value)})")
 
 
-def _backend(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value == "openai":
-        raise ValueError("backend 'openai' is not in this version yet; use 'ollama' or 'builtin'")
-    if value not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))} (got {_got(value)})")
+def _one_of(*allowed: str) -> _Validator:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in allowed:
+            raise ValueError(f"{attribute.name} must be one of {', '.join(map(repr, allowed))} (got {_got(value)})")
+
+    return check
 
 
 def _algorithm(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -108,6 +110,13 @@ def _ollama_url(value: Any) -> str:
     return url.removesuffix("/api").rstrip("/")
 
 
+def _openai_url(value: Any) -> str:
+    try:
+        return parse_openai_url(value if isinstance(value, str) else repr(value))
+    except ValueError as error:
+        raise ValueError(f"openai_url {error}") from None
+
+
 @attrs.frozen(kw_only=True)
 class GatewaySettings:
     """Everything a gateway can be told, checked at birth. Times are seconds, sizes are bytes.
@@ -117,8 +126,14 @@ class GatewaySettings:
         port: the port to listen on; 0 for a free one.
         data_dir: where the clients file is.
         clients_file: the clients file, when it is not `authorized_clients.json` in `data_dir`.
-        backend: `"ollama"`, or `"builtin"` for the small model that needs no model server.
+        backend: `"ollama"`, `"openai"` for any server of OpenAI's API, or `"builtin"` for the small model that needs no
+            model server.
         ollama_url: where Ollama answers: a URL, or host and port; a path `/api` at the end makes no difference.
+        openai_url: the base URL of the server of OpenAI's API; without a path it is `/v1`.
+        openai_key_file: the file of its API key; `OPENAI_API_KEY` in the environment counts when there is none.
+        openai_api: `"chat"`, or `"completions"` for prompts without the model's template.
+        openai_options: `"standard"` for the options that OpenAI documents, `"extended"` for those of llama.cpp's server
+            and vLLM too; `"auto"` is `"standard"` at api.openai.com and `"extended"` elsewhere.
         default_model: the model of requests that name none.
         auth_timeout: how long a connection may take to log in.
         max_auth_attempts: failed logins in a row before an address is made to wait.
@@ -133,6 +148,9 @@ class GatewaySettings:
         close_timeout: how long the other side of a closing handshake is waited for.
         first_token_timeout: how long the model server may take for its first token; a cold model loads in this time.
         token_timeout: how long it may be silent after that.
+        max_running: generations that one model works at; what `OLLAMA_NUM_PARALLEL` says suits an Ollama best.
+        max_waiting: generations that may wait for one model; beyond that requests are told that it is busy.
+        max_wait: how long one may wait for its turn.
         drain: how long an orderly stop lets running generations finish.
         admin_token: what an administrator proves itself with who registers clients over HTTP; without one, nobody can.
             It is a secret: give it by the environment or by a file, never on a command line.
@@ -149,8 +167,14 @@ class GatewaySettings:
     clients_file: Path | None = attrs.field(
         default=None, converter=_path, validator=attrs.validators.optional(_is_path)
     )
-    backend: str = attrs.field(default="ollama", validator=_backend)
+    backend: str = attrs.field(default="ollama", validator=_one_of(*BACKENDS))
     ollama_url: str = attrs.field(default=DEFAULT_OLLAMA_URL, converter=_ollama_url)
+    openai_url: str = attrs.field(default=DEFAULT_OPENAI_URL, converter=_openai_url)
+    openai_key_file: Path | None = attrs.field(
+        default=None, converter=_path, validator=attrs.validators.optional(_is_path)
+    )
+    openai_api: str = attrs.field(default="chat", validator=_one_of("chat", "completions"))
+    openai_options: str = attrs.field(default="auto", validator=_one_of("auto", "standard", "extended"))
     default_model: str = attrs.field(validator=_text)
     auth_timeout: float = attrs.field(default=10.0, validator=_seconds(0.01, 3600))
     max_auth_attempts: int = attrs.field(default=5, validator=_whole(1, 1000, "a whole number"))
@@ -167,6 +191,9 @@ class GatewaySettings:
     close_timeout: float = attrs.field(default=1.0, validator=_seconds(0.01, 60))
     first_token_timeout: float = attrs.field(default=300.0, validator=_seconds(0.01, 86400))
     token_timeout: float = attrs.field(default=60.0, validator=_seconds(0.01, 86400))
+    max_running: int = attrs.field(validator=_whole(1, 100_000, "a whole number"))
+    max_waiting: int = attrs.field(default=64, validator=_whole(0, 100_000, "a whole number"))
+    max_wait: float = attrs.field(default=120.0, validator=_seconds(0, 86400))
     drain: float = attrs.field(default=10.0, validator=_seconds(0, 3600))
     admin_token: str | None = attrs.field(default=None, repr=False, validator=attrs.validators.optional(_token))
     admin_token_file: Path | None = attrs.field(
@@ -180,8 +207,24 @@ class GatewaySettings:
 
     @default_model.default
     def _default_model(self) -> str:
-        # The original's own default, from the days when it was everybody's first model (protocol.md section 6).
+        # llama2 is the original's own default, from the days when it was everybody's first (protocol.md section 6);
+        # "default" is the first model that the server of OpenAI's API lists.
+        if self.backend == "openai":
+            return "default"
         return "builtin" if self.backend == "builtin" else "llama2"
+
+    @max_running.default
+    def _max_running(self) -> int:
+        # An Ollama works at 1 to 4 and lets all others wait in the order of their coming; servers behind OpenAI's API
+        # batch dozens; the built-in model only takes turns.
+        if self.backend == "ollama":
+            return 4
+        return 64 if self.backend == "openai" else 100_000
+
+    @property
+    def model_server_url(self) -> str:
+        """Where the model server is, `""` when there is none."""
+        return {"ollama": self.ollama_url, "openai": self.openai_url}.get(self.backend, "")
 
     @property
     def clients_path(self) -> Path:
@@ -204,7 +247,7 @@ class GatewaySettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> GatewaySettings:
-        """Read the original server's environment variables (protocol.md section 6).
+        """Read the original server's environment variables (protocol.md section 6), and `OPENAI_BASE_URL`.
 
         A variable that is empty counts as not set.
 
@@ -221,12 +264,13 @@ class GatewaySettings:
         """
         environ = os.environ if environ is None else environ
         given = {name: value for name, value in overrides.items() if value is not None}
+        backend = given.get("backend", _PLAIN.backend)
         for variable, (name, parse) in _VARIABLES.items():
             text = environ.get(variable, "").strip()
             if not text or name in given:
                 continue
             # A model of Ollama's means nothing to another backend.
-            if variable.startswith("OLLAMA_") and given.get("backend", "ollama") != "ollama":
+            if _BACKEND_OF.get(variable.partition("_")[0], backend) != backend:
                 continue
             try:
                 given[name] = parse(text)
@@ -253,12 +297,15 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "DATA_DIR": ("data_dir", str),
     "OLLAMA_API_URL": ("ollama_url", str),
     "OLLAMA_DEFAULT_MODEL": ("default_model", str),
+    "OPENAI_BASE_URL": ("openai_url", str),
     "AUTH_TIMEOUT_MS": ("auth_timeout", _parse_milliseconds),
     "MAX_AUTH_ATTEMPTS": ("max_auth_attempts", _parse_whole),
     "DEFAULT_SIGNATURE_ALGORITHM": ("default_signature_algorithm", str),
     "LOG_LEVEL": ("log_level", str),
     ADMIN_TOKEN_VARIABLE: ("admin_token", str),
 }
+
+_BACKEND_OF = {"OLLAMA": "ollama", "OPENAI": "openai"}
 
 # Each variable is tried on this one by itself, so that an error can say which it came from.
 _PLAIN = GatewaySettings()

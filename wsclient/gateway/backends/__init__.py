@@ -45,12 +45,14 @@ class GenerateRequest:
         prompt: the prompt's text.
         options: sampling options under Ollama's own names (`temperature`, `num_predict`, `stop` as a list ...).
         fields: Ollama's top-level fields (`system`, `format`, `images`, `keep_alive`, `think`, ...).
+        client_id: who asks; model servers are not told.
     """
 
     model: str
     prompt: str
     options: dict[str, Any] = attrs.field(factory=dict)
     fields: dict[str, Any] = attrs.field(factory=dict)
+    client_id: str = ""
 
 
 class BackendError(Exception):

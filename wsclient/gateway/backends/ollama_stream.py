@@ -2,126 +2,85 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-import attrs
-
 from ...core.json_values import decode_values
-from . import Final, Piece
+from ...core.wire_errors import bounded
+from . import BackendError, Final, Piece
+from .reading import LineCutter, Reading, count_of, is_utf8, whole_characters
 
-__all__ = ["MAX_LINE_BYTES", "LineTooLongError", "OllamaStream", "Reading"]
-
-# What the official Go client allows. The final line carries one number for each token in `context`.
-MAX_LINE_BYTES = 8 * 1024 * 1024
+__all__ = ["OllamaStream"]
 
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
 
 
-class LineTooLongError(Exception):
-    """A line is longer than `MAX_LINE_BYTES`."""
-
-
-@attrs.define(slots=True)
-class Reading:
-    """What one read of the model server held.
-
-    Attributes:
-        pieces: in order; a `Final` is the last one.
-        error: what an error line says, after which nothing counts; "" for none.
-    """
-
-    pieces: list[Piece | Final] = attrs.field(factory=list)
-    error: Any = ""
-
-    @property
-    def is_final(self) -> bool:
-        """Return whether the model server has said its last word."""
-        return bool(self.pieces) and isinstance(self.pieces[-1], Final)
-
-
 class OllamaStream:
-    """The reading end of one generation. Bytes may be cut anywhere, inside a character too.
-
-    Attributes:
-        unreadable: how many lines were no JSON objects; they are skipped.
-    """
+    """The reading end of one generation; see `StreamReader`. Any byte is a sign of life, and the answer's beginning."""
 
     def __init__(self) -> None:
-        # Joined once the line is whole: adding each read to one tail is quadratic for a long line.
-        self._partial: list[bytes] = []
-        self._partial_size = 0
+        self._lines = LineCutter()
+        self.is_begun = False
         self.unreadable = 0
 
     def feed(self, data: bytes) -> Reading:
-        """Take what one read returned, and return what its complete lines say.
+        """Take what one read returned, and return what its complete lines say."""
+        self.is_begun = True
+        reading = self._read(self._lines.feed(data), data)
+        if self._lines.is_too_long and reading.error is None and not reading.is_final:
+            reading.error = BackendError("Ollama sent a line without an end")
+        return reading
 
-        Raises:
-            LineTooLongError: there is no end to a line.
-        """
-        first, *others = data.split(b"\n")
-        self._partial.append(first)
-        self._partial_size += len(first)
-        lines: list[bytes] = []
-        if others:
-            lines = [b"".join(self._partial), *others[:-1]]
-            self._partial = [others[-1]]
-            self._partial_size = len(others[-1])
-        if self._partial_size > MAX_LINE_BYTES or (lines and max(map(len, lines)) > MAX_LINE_BYTES):
-            raise LineTooLongError
-        return self._read(lines, data)
-
-    def finish(self) -> Reading:
+    def finish(self, *, is_broken: bool) -> Reading:
         """Return what the bytes after the last line end say: a single answer comes without one."""
-        lines, self._partial, self._partial_size = [b"".join(self._partial)], [], 0
-        return self._read(lines, b"")
+        rest = self._lines.take_rest()
+        return Reading() if is_broken else self._read([rest], rest, is_cut=True)
 
-    def _read(self, lines: list[bytes], data: bytes) -> Reading:
-        # Only an escape can make half a surrogate pair, which could not be sent on as UTF-8. The first line may have
-        # begun in an earlier read.
+    def _read(self, lines: list[bytes], data: bytes, *, is_cut: bool = False) -> Reading:
+        # Only an escape can make half a surrogate pair. The first line may have begun in an earlier read.
         is_suspect = any(b"\\ud" in part or b"\\uD" in part for part in (data, *lines[:1]))
         lines = [line for line in lines if line and not line.isspace()]
         reading = Reading()
         add = reading.pieces.append
-        for record in decode_values(lines):
+        for number, record in enumerate(decode_values(lines)):
             if type(record) is not dict:
+                if not is_cut and not is_utf8(lines[number]):
+                    # Skipped it would be text that is missing where nobody sees it.
+                    reading.error = BackendError("Ollama sent text that is not UTF-8")
+                    break
                 self.unreadable += 1
                 continue
             if error := record.get("error"):
-                reading.error = error
+                reading.error = BackendError(f"Ollama error: {_text_of(error)}")
                 break
             thinking = record.get("thinking")
             if thinking and isinstance(thinking, str):
-                add(Piece(_whole_characters(thinking) if is_suspect else thinking, True))
+                add(Piece(whole_characters(thinking) if is_suspect else thinking, True))
             text = record.get("response")
             if text and isinstance(text, str):
-                add(Piece(_whole_characters(text) if is_suspect else text))
+                add(Piece(whole_characters(text) if is_suspect else text))
             if record.get("done") is True:
                 add(_final(record))
                 break
         return reading
 
 
-def _whole_characters(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _text_of(error: object) -> str:
+    return bounded(error if isinstance(error, str) else json.dumps(error))
 
 
 def _final(record: dict[str, Any]) -> Final:
     reason = record.get("done_reason")
     return Final(
         done_reason=reason if isinstance(reason, str) else None,
-        prompt_tokens=_count(record, "prompt_eval_count"),
-        completion_tokens=_count(record, "eval_count"),
+        prompt_tokens=count_of(record, "prompt_eval_count"),
+        completion_tokens=count_of(record, "eval_count"),
         total_duration=_milliseconds(record, "total_duration"),
         load_duration=_milliseconds(record, "load_duration"),
         eval_duration=_milliseconds(record, "eval_duration"),
     )
 
 
-def _count(record: dict[str, Any], name: str) -> int | None:
-    value = record.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
 def _milliseconds(record: dict[str, Any], name: str) -> float | None:
-    nanoseconds = _count(record, name)
+    nanoseconds = count_of(record, name)
     return None if nanoseconds is None else nanoseconds / _NANOSECONDS_PER_MILLISECOND
