@@ -116,6 +116,7 @@ def running_site() -> Iterator[Site]:
                 "--port=0",
                 f"--data-dir={folder}",
                 f"--ollama-url={source_url}",
+                "--max-running=1000",
                 "--log-level=error",
                 "--drain=0",
             )
