@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 from aiohttp import web
 
+from .addresses import normal_origin
 from .backends import Backend, BackendError
 from .connection import Connection, Services
 from .draining import send_away
 from .errors import GatewayError
 from .guard import LoginGuard
-from .handshake import UpgradeResponse, answer_plain, answer_stopping, is_upgrade, refuse_upgrade
-from .listening import open_sockets, port_of, url_for
-from .lobby import HttpServer, Lobby, peer_address
+from .handshake import UpgradeResponse, answer_plain, answer_stopping, is_upgrade, refuse_crowd, refuse_upgrade
+from .listening import ACCEPTED_AT_ONCE, BACKLOG, open_sockets, port_of, url_for
+from .lobby import HttpServer, Lobby
 from .login import LoginDesk
+from .quotas import Accounts, ClientQuota
 from .registry import ClientRegistry, RegistryError
 from .settings import GatewaySettings
+from .tls import Certificate, TlsListener
 
 __all__ = ["Gateway", "GatewayError", "GatewayStats", "make_backend", "run_gateway"]
 
@@ -102,7 +107,15 @@ class Gateway:
         self.registry = registry if registry is not None else ClientRegistry(self.settings.clients_path)
         self.backend = backend if backend is not None else make_backend(self.settings)
         self._is_ollama_ours = backend is None and self.settings.backend == "ollama"
-        self._lobby = Lobby(self.settings)
+        # Strangers get half of the file descriptors, so that there are some for clients and the model server.
+        self._lobby = Lobby(self.settings, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        self._origins = frozenset(
+            origin if origin == "*" else normal_origin(origin) for origin in self.settings.allow_origin
+        )
+        self._certificate: Certificate | None = None
+        self._tls_listeners: list[TlsListener] = []
+        self._told_problems: tuple[str, ...] = ()
+        self._applied_limits: object = None
         self._connections: set[Connection] = set()
         self._total_connections = 0
         self._sockets: list[socket.socket] = []
@@ -168,8 +181,11 @@ class Gateway:
             clients = await loop.run_in_executor(self._file_thread, self.registry.list)
         except RegistryError as error:
             raise GatewayError(f"the clients cannot be read: {error}") from error
-        for problem in self.registry.problems:
-            _log.warning("%s: %s", settings.clients_path, problem)
+        self._report_problems()
+        if settings.tls_cert is not None:
+            self._certificate = await loop.run_in_executor(
+                self._file_thread, Certificate, settings.tls_cert, settings.tls_key
+            )
         try:
             await self.backend.start()
         except BackendError as error:
@@ -182,9 +198,11 @@ class Gateway:
             LoginGuard(max_attempts=settings.max_auth_attempts),
             self._login_thread,
         )
-        self._services = Services(settings=settings, backend=self.backend, desk=desk)
+        accounts = Accounts(settings, self._quota_of)
+        self._services = Services(settings=settings, backend=self.backend, desk=desk, accounts=accounts)
         self._sockets = await loop.run_in_executor(self._file_thread, open_sockets, settings.host, settings.port)
-        self._port, self._url = port_of(self._sockets), url_for(self._sockets)
+        self._port = port_of(self._sockets)
+        self._url = url_for(self._sockets, "ws" if self._certificate is None else "wss")
         await self._listen()
         self._background.append(loop.create_task(self._keep_house()))
         if self._is_ollama_ours:
@@ -196,27 +214,38 @@ class Gateway:
         server = HttpServer(self._handle, self._lobby, access_log=None, logger=http_log)
         self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await self._runner.setup()
+        if self._certificate is not None:
+            timeout = self.settings.auth_timeout
+            self._tls_listeners = [
+                TlsListener(listening, self._certificate, self._lobby, server, timeout) for listening in self._sockets
+            ]
+            return
         for listening in self._sockets:
-            await web.SockSite(self._runner, listening, backlog=1024).start()
+            # So many are also accepted before the others have their turn; each costs 0.2 ms. The queue stays long.
+            await web.SockSite(self._runner, listening, backlog=ACCEPTED_AT_ONCE).start()
+            listening.listen(BACKLOG)
 
     # --- connections --------------------------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if not is_upgrade(request):
             return answer_plain(request)
-        refusal = refuse_upgrade(request)
+        refusal = refuse_upgrade(request, self._origins)
         if refusal is not None:
             return refusal
         if self._stopping is not None:
             return answer_stopping()
+        if request.transport is None:
+            return answer_stopping()
+        address = self._lobby.client_address(request.transport, request.headers.getall("X-Forwarded-For", ()))
+        if not self._lobby.upgrade(request.protocol, address):
+            return refuse_crowd()
         response = UpgradeResponse(request)
         writer = await response.prepare(request)
         transport, protocol = request.transport, request.protocol
         # The client may be gone, or the gateway stopping, by the time the answer is written.
         if writer is None or transport is None or self._services is None or self._stopping is not None:
             return response
-        self._lobby.upgrade(protocol)
-        address = peer_address(transport)
         connection = Connection(
             self._services, transport, writer, address, on_login=lambda: self._lobby.leave(protocol)
         )
@@ -241,9 +270,15 @@ class Gateway:
             try:
                 ended = await loop.run_in_executor(self._file_thread, self.registry.reload_if_changed)
                 self._throw_out(ended)
+                self._report_problems()
+                self._apply_limits()
+                await self._renew_certificate()
                 await loop.run_in_executor(self._file_thread, self.registry.flush_logins, time.time())
             except RegistryError as error:
                 _log.warning("the clients file gives trouble: %s", error)
+                self._told_problems = self.registry.problems
+            except GatewayError as error:
+                _log.warning("%s; the one before it stays in use", error)
             await asyncio.sleep(_HOUSEKEEPING)
 
     def _throw_out(self, client_ids: set[str]) -> None:
@@ -251,6 +286,33 @@ class Gateway:
             if connection.client_id in client_ids:
                 _log.info("client %s was revoked or changed; its connection is closed", connection.client_id)
                 connection.socket.close(_REVOKED, "revoked")
+
+    def _report_problems(self) -> None:
+        """Log what is newly wrong with the clients file."""
+        problems = self.registry.problems
+        for problem in problems:
+            if problem not in self._told_problems:
+                _log.warning("%s: %s", self.settings.clients_path, problem)
+        self._told_problems = problems
+
+    def _quota_of(self, client_id: str) -> ClientQuota | None:
+        client = self.registry.get(client_id)
+        return None if client is None else client.quota
+
+    def _apply_limits(self) -> None:
+        stamp = self.registry.stamp
+        if stamp != self._applied_limits:
+            self._applied_limits = stamp
+            for connection in self._connections:
+                connection.apply_limits()
+
+    async def _renew_certificate(self) -> None:
+        if self._certificate is None:
+            return
+        loop = asyncio.get_running_loop()
+        if await loop.run_in_executor(self._file_thread, self._certificate.check_files):
+            self._certificate.take_over()
+            _log.info("the TLS certificate was read again")
 
     async def _look_for_ollama(self) -> None:
         parts = urlsplit(self.settings.ollama_url)
@@ -291,6 +353,8 @@ class Gateway:
         if self._runner is not None:
             for site in self._runner.sites:
                 await site.stop()
+        for listener in self._tls_listeners:
+            await listener.stop()
         for listening in self._sockets:
             listening.close()
 
@@ -334,7 +398,15 @@ def run_gateway(
     Raises:
         GatewayError: the gateway cannot start.
     """
+    _raise_descriptor_limit()
     asyncio.run(_run(Gateway(settings, backend), on_ready))
+
+
+def _raise_descriptor_limit() -> None:
+    """Let the process have as many connections as it may: the usual limit of 1024 is for programs that use `select`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(gateway: Gateway, on_ready: Callable[[Gateway], None] | None) -> None:
