@@ -116,6 +116,10 @@ def test_a_broken_clients_file_is_one_line(folder: Path) -> None:
         (("--port=http",), "'http' is not a valid integer"),
         (("--ollama-url=ftp://here",), "ollama_url must begin with"),
         (("--backend=openai", "--openai-url=here"), "openai_url must be a URL like"),
+        (("--tls-key=key.pem",), "tls_key is of no use without tls_cert"),
+        (("--allow-origin=here",), "allow_origin must be origins like"),
+        (("--trusted-proxy=somewhere",), "trusted_proxy must be addresses or networks like"),
+        (("--requests-per-minute=-1",), "requests_per_minute must be a whole number from 0"),
         (("--drain=forever",), "'forever' is not a valid float"),
         (("--log-level=loud",), "log_level must be one of"),
     ],
@@ -194,6 +198,24 @@ def test_ollama_is_where_the_flag_the_originals_variable_or_ollamas_own_says(
         monkeypatch.setenv(name, value)
     run("serve", *flag)
     assert settings_of[0].ollama_url == url
+
+
+def test_what_faces_the_internet_is_set_by_flags_some_of_them_repeatable(
+    run: Run, settings_of: list[GatewaySettings]
+) -> None:
+    run("serve", "--allow-origin=https://a.test", "--allow-origin=https://b.test", "--trusted-proxy=10.0.0.0/8")
+    run("serve", "--tls-cert=c.pem", "--tls-key=k.pem", "--requests-per-minute=60", "--max-open-generations=2")
+    assert settings_of[0].allow_origin == ("https://a.test", "https://b.test")
+    assert settings_of[0].trusted_proxy == ("10.0.0.0/8",)
+    assert (settings_of[1].tls_cert, settings_of[1].tls_key) == (Path("c.pem"), Path("k.pem"))
+    assert (settings_of[1].requests_per_minute, settings_of[1].max_open_generations) == (60, 2)
+    assert (settings_of[1].max_prompt_size, settings_of[1].allow_origin) == (None, ())
+
+
+def test_a_certificate_that_is_no_good_is_one_line(folder: Path) -> None:
+    done = run_program([*BUILTIN, "--tls-cert=nowhere.pem", "--log-level=error"], folder)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: the TLS certificate nowhere.pem cannot be read: No such file or directory\n"
 
 
 def test_every_setting_of_the_gateway_has_a_flag_of_its_name() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
 from wsclient.core.frames import (
+    CLOSE,
     CONTINUATION,
     PING,
+    PONG,
     TEXT,
     ControlFrame,
     FrameParser,
@@ -22,6 +25,7 @@ from .streams import (
     MIB,
     MODES,
     Outcome,
+    feed_in,
     feed_whole,
     frame,
     parser_for,
@@ -84,6 +88,49 @@ def test_a_limit_raised_after_the_login_holds_for_the_next_message(masked: bool)
     assert parser.feed(frame(TEXT, b"a" * 10, masked=masked)) == [b"a" * 10]
     parser.max_message_size = 1000
     assert parser.feed(frame(TEXT, b"a" * 1000, masked=masked)) == [b"a" * 1000]
+
+
+# --- small frames -----------------------------------------------------------------------------------------------------
+
+TOO_MANY = Violation(1008, "too many control frames or small fragments")
+
+
+@MODES
+@pytest.mark.parametrize(
+    "stream",
+    [
+        lambda masked: frame(PING, masked=masked) * 11,
+        lambda masked: frame(PONG, b"x" * 125, masked=masked) * 11,
+        lambda masked: frame(TEXT, b"5", fin=False, masked=masked) + frame(CONTINUATION, fin=False, masked=masked) * 10,
+        lambda masked: frame(TEXT, b"5", fin=False, masked=masked) + frame(PING, masked=masked) * 10,
+        lambda masked: (
+            (frame(TEXT, b"5", fin=False, masked=masked) + frame(CONTINUATION, masked=masked)) * 5
+            + frame(PING, masked=masked)
+        ),
+    ],
+    ids=["pings", "pongs", "fragments", "both", "short messages"],
+)
+@pytest.mark.parametrize("size", [1, 3, 1 << 20])
+def test_so_many_small_frames_and_no_more_wherever_they_are_cut(
+    masked: bool, stream: Callable[[bool], bytes], size: int
+) -> None:
+    data = stream(masked)
+    for allowed, violation in ((11, None), (10, TOO_MANY)):
+        parser = parser_for(masked)
+        parser.small_frames_left = allowed
+        feed_in(parser, [data[i : i + size] for i in range(0, len(data), size)])
+        assert parser.violation == violation
+
+
+@MODES
+def test_whole_messages_large_fragments_and_a_close_are_no_small_frames(masked: bool) -> None:
+    parser = parser_for(masked)
+    parser.small_frames_left = 0
+    parser.feed(frame(TEXT, b"5", masked=masked) * 100)
+    parser.feed(frame(TEXT, b"a" * 1024, fin=False, masked=masked) + frame(CONTINUATION, b"a" * 1024, masked=masked))
+    parser.feed(frame(CLOSE, masked=masked))
+    assert parser.violation is None
+    assert parser.close is not None
 
 
 # --- memory and time --------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +17,9 @@ import pytest
 
 import wsclient
 from wsclient import ClientOptions, ErrorCode, WSClient
+from wsclient.cli.program import program
+from wsclient.gateway.clients import RegisteredClient
+from wsclient.gateway.settings import _VARIABLES, GatewaySettings
 
 from ..support.asking import ask
 from ..support.fake_ollama import FakeOllama
@@ -40,8 +45,57 @@ def _table(heading: str) -> list[list[str]]:
 
 
 def test_no_code_block_escapes_these_tests() -> None:
-    marked = re.findall(r"^<!-- (?:run|command): .* -->\n```bash$", README, re.MULTILINE)
-    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + len(marked)
+    marked = re.findall(r"^<!-- (?:run|command|flags): .* -->\n```bash$", README, re.MULTILINE)
+    # And the client in JSON.
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + len(marked) + 1
+
+
+def _settings(command: str) -> GatewaySettings:
+    """Return what a line of `wsclient serve` asks for."""
+    serve = program.commands["serve"]
+    params = serve.make_context("serve", shlex.split(command, comments=True)[2:]).params
+    return GatewaySettings.from_env({}, **{name: value for name, value in params.items() if name != "debug"})
+
+
+def test_the_lines_that_serve_the_internet_say_what_the_flags_are_called() -> None:
+    tls, proxy, page = map(_settings, _bash_block("flags: serve").splitlines())
+    assert (tls.port, tls.tls_cert, tls.requests_per_minute) == (443, Path("fullchain.pem"), 60)
+    assert proxy.trusted_proxy == ("10.0.0.0/8",)
+    assert page.allow_origin == ("https://app.example.org",)
+
+
+def test_the_example_of_a_client_with_limits_has_nothing_wrong() -> None:
+    found = re.search(r"^```json\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    client = RegisteredClient.from_json(json.loads(found[1]))
+    assert client.quota.problems == ()
+    assert set(client.quota.limits) == {
+        "max_open_generations",
+        "requests_per_minute",
+        "max_prompt_size",
+        "max_message_size",
+    }
+    assert client.quota.models == ("llama3*", "tiny:1b")
+
+
+def test_the_table_of_flags_has_each_with_its_variable_and_default() -> None:
+    told = {}
+    for flags, variable, default, _ in _table("Options of `wsclient serve`"):
+        told |= {name.replace("-", "_"): (variable, default.strip("`")) for name in re.findall("--([a-z-]+)", flags)}
+    settings = attrs.asdict(GatewaySettings())
+    # The token itself is never a flag's.
+    told["admin_token"] = told["admin_token_file"]
+    assert set(told) == set(settings)
+    for variable, (name, _) in _VARIABLES.items():
+        assert f"`{variable}`" in told[name][0]
+    for name, value in settings.items():
+        said = told[name][1]
+        if value in (None, ()):
+            assert said in ("", "none", "no limit"), name
+        else:
+            mebibytes = re.fullmatch(r"(\d+) MiB", said)
+            said = str(int(mebibytes[1]) << 20) if mebibytes else said
+            assert said == (f"{value:g}" if isinstance(value, float) else str(value)), name
 
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from wsclient.gateway.settings import GatewaySettings
 from wsclient.gateway.websocket import WebSocket
@@ -46,5 +47,5 @@ class FakeTransport(asyncio.Transport):
         self.buffer = b""
 
 
-def make_socket(transport: FakeTransport) -> WebSocket:
-    return WebSocket(transport, transport, GatewaySettings(), lambda _: None, lambda: None)  # type: ignore[arg-type]
+def make_socket(transport: FakeTransport, on_texts: Callable[[list[bytes]], None] = lambda _: None) -> WebSocket:
+    return WebSocket(transport, transport, GatewaySettings(), on_texts, lambda: None)  # type: ignore[arg-type]

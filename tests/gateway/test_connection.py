@@ -156,6 +156,15 @@ def test_items_without_an_id_are_answered_without_one(peer: Peer) -> None:
     assert all("id" not in message for message in peer.receive_until("pong"))
 
 
+def test_batches_of_thousands_of_pings_take_turns(peer: Peer) -> None:
+    for id in "ab":
+        peer.send(type="batch", messages=[{"type": "ping", "id": id}] * 10_000)
+    received = "".join(peer.receive()["id"] for _ in range(20_000))
+    assert received.count("a") == received.count("b") == 10_000
+    # Each of them is 0.1 s of work, and neither keeps the event loop for longer than a few milliseconds.
+    assert received.index("b") < received.rindex("a")
+
+
 # --- stops ------------------------------------------------------------------------------------------------------------
 
 

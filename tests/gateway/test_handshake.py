@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import socket
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ import pytest
 from wsclient.gateway.thread import GatewayThread
 
 from ..support.gateway_peers import RawPeer
+from .conftest import StartGateway
+from .test_lobby import is_dropped
 
 UPGRADE = {
     "Upgrade": "websocket",
@@ -80,6 +83,80 @@ def test_a_faulty_upgrade_is_refused(gateway: GatewayThread, headers: dict[str, 
 
 def test_only_a_get_upgrades(gateway: GatewayThread) -> None:
     assert ask(gateway, "POST", headers=UPGRADE)[0] == 400
+
+
+# --- web pages --------------------------------------------------------------------------------------------------------
+
+
+def test_no_web_page_may_connect_unless_it_is_allowed(gateway: GatewayThread) -> None:
+    status, _, body = ask(gateway, headers=UPGRADE | {"Origin": "https://example.org"})
+    assert status == 403
+    assert "Origin" in body
+    assert "--allow-origin" in body
+    assert ask(gateway, headers=UPGRADE)[0] == 101
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "status"),
+    [
+        ("https://example.org", "https://example.org", 101),
+        ("HTTPS://Example.org:443/", "https://example.org", 101),
+        ("https://example.org", "HTTPS://EXAMPLE.ORG", 101),
+        ("https://example.org", "http://example.org", 403),
+        ("https://example.org", "https://example.org:8443", 403),
+        ("https://example.org", "https://example.org.evil.test", 403),
+        ("https://example.org", "https://evil.test/https://example.org", 403),
+        ("https://example.org", "null", 403),
+        ("https://example.org", "", 403),
+        ("http://[::1]:80", "http://[::1]", 101),
+        ("null", "null", 101),
+        ("*", "https://anybody.test", 101),
+    ],
+)
+def test_an_origin_is_allowed_by_scheme_host_and_port(
+    start_gateway: StartGateway, allowed: str, origin: str, status: int
+) -> None:
+    gateway = start_gateway(allow_origin=("https://other.test", allowed))
+    assert ask(gateway, headers=UPGRADE | {"Origin": origin})[0] == status
+
+
+# --- how much may be said before the upgrade -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X-Many: x\r\n" * 500 + b"\r\n",
+    ],
+    ids=["request line", "header", "headers"],
+)
+def test_a_head_over_the_limits_is_refused(gateway: GatewayThread, request_head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as raw:
+        raw.sendall(request_head)
+        assert raw.recv(4096).startswith(b"HTTP/1.0 400 ")
+
+
+def test_a_head_of_more_than_64_kib_is_not_waited_for(gateway: GatewayThread) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as raw:
+        with suppress(ConnectionError):
+            raw.sendall(b"GET / HTTP/1.1\r\n" + (b"X-Many: " + b"x" * 4000 + b"\r\n") * 20)
+        # Less than the time to log in, after which it would be dropped anyway.
+        assert is_dropped(raw)
+
+
+@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"])
+def test_who_sends_on_and_on_without_an_upgrade_is_dropped(gateway: GatewayThread, start: bytes) -> None:
+    line = b"X: " + b"x" * 4000 + b"\r\n" if start.startswith(b"GET") else b"fa0\r\n" + b"x" * 4000 + b"\r\n"
+    sent = 0
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as raw, suppress(ConnectionError):
+        raw.sendall(start)
+        while sent < 50_000_000:
+            raw.sendall(line)
+            sent += len(line)
+    # What the kernel's buffers took in the meantime counts too.
+    assert sent < 20_000_000
 
 
 def test_a_browser_is_told_what_this_is(gateway: GatewayThread) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from contextlib import ExitStack
 from urllib.parse import urlsplit
+
+import pytest
 
 from wsclient.core.auth import Key
 from wsclient.gateway.thread import GatewayThread
 
 from ..support.gateway_peers import Peer, RawPeer
+from ..support.waiting import wait_until
 from .conftest import StartGateway
 
 
@@ -63,3 +67,18 @@ def test_the_time_to_log_in_begins_with_the_upgrade(start_gateway: StartGateway)
     gateway = start_gateway(auth_timeout=0.2)
     with RawPeer(gateway.url) as peer:
         assert peer.read_to_end() == 4001
+
+
+def test_the_lobby_has_room_for_so_many_in_all(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, client_id: str, ec_key: Key
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
+    gateway = start_gateway()
+    with ExitStack() as stack:
+        for number in range(20):
+            stack.enter_context(dial(gateway, f"127.0.0.{number + 2}"))
+        wait_until(lambda: len(gateway.gateway._lobby) == 20)
+        assert is_dropped(stack.enter_context(dial(gateway)))
+    wait_until(lambda: len(gateway.gateway._lobby) == 0)
+    with Peer(gateway.url) as peer:
+        peer.log_in(client_id, ec_key)

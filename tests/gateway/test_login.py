@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -229,6 +230,41 @@ def test_every_refusal_costs_a_verification_and_the_same_time(
     assert verified[2][0].size_in_bits() == 3072
 
 
+def distinguishable(one: list[float], other: list[float]) -> float:
+    """Return how far from 1/2 the chance is that a time of the one is longer than one of the other; 1/2 at most."""
+    longer = sum((a > b) + (a == b) / 2 for a in one for b in other)
+    return abs(longer / (len(one) * len(other)) - 0.5)
+
+
+def test_times_do_not_tell_unknown_revoked_and_wrong_apart(
+    registry: ClientRegistry, client_id: str, rsa_key: Key, ec384_key: Key
+) -> None:
+    revoked_id = registry.register("revoked", public_pem(ec384_key)).id
+    registry.revoke(revoked_id)
+    ids = {"wrong": client_id, "rsa": registry.register("rsa", public_pem(rsa_key)).id}
+    ids |= {"revoked": revoked_id, "unknown": "f" * 32}
+    challenge = "c" * 64
+    signature = sign_challenge(ec384_key, challenge, "SHA256")
+
+    async def measure(desk: LoginDesk) -> dict[str, list[float]]:
+        times: dict[str, list[float]] = {name: [] for name in ids}
+        for _ in range(16):
+            for name, id in ids.items():
+                began = time.perf_counter()
+                refusal = await desk.check(Verify(id, challenge, signature), "::1")
+                times[name].append(time.perf_counter() - began)
+                assert isinstance(refusal, Refusal)
+        return times
+
+    # By chance it is over 0.4 once in ten thousand measurements; a difference is so in each of them.
+    for _ in range(3):
+        times = judge(registry, measure)
+        worst = max(distinguishable(times[a], times[b]) for a, b in itertools.combinations(ids, 2))
+        if worst < 0.4:
+            return
+    raise AssertionError({name: sorted(values) for name, values in times.items()})
+
+
 def test_a_client_may_come_only_from_where_it_is_allowed(
     tmp_path: Path, registry: ClientRegistry, client_id: str, ec_key: Key
 ) -> None:
@@ -285,7 +321,7 @@ def test_a_revocation_found_while_a_login_is_refused_is_carried_out(
 ) -> None:
     peer = connect()
     # The gateway's own look at the file comes an hour later.
-    monkeypatch.setattr("wsclient.gateway.server._HOUSEKEEPING", 3600.0)
+    monkeypatch.setattr("wsclient.gateway.housekeeping._PAUSE", 3600.0)
     looks = count_looks(gateway, monkeypatch)
     wait_until(lambda: looks)
     registry.revoke(client_id)

@@ -26,6 +26,12 @@ def test_the_defaults_keep_the_gateway_on_this_machine_and_follow_the_original()
     assert settings.max_sockets_before_login_per_address == 256
 
 
+def test_quotas_are_off_and_nobody_is_trusted_until_it_is_said() -> None:
+    settings = GatewaySettings()
+    assert (settings.max_open_generations, settings.requests_per_minute, settings.max_prompt_size) == (None, None, None)
+    assert (settings.allow_origin, settings.trusted_proxy, settings.tls_cert) == ((), (), None)
+
+
 def test_settings_cannot_be_changed_later() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         GatewaySettings().port = 1  # type: ignore[misc]
@@ -136,6 +142,16 @@ def test_the_path_api_at_the_end_of_ollamas_url_makes_no_difference(given: str, 
         ("max_auth_attempts", 0, "max_auth_attempts must be a whole number from 1 to 1000 (got 0)"),
         ("max_message_size", 1, "max_message_size must be a number of bytes from 8192 to 1073741824 (got 1)"),
         ("log_level", "loud", "log_level must be one of error, warn, warning, info, http, verbose, debug, silly"),
+        ("max_open_generations", -1, "max_open_generations must be a whole number from 0 to 1000000 (got -1)"),
+        ("requests_per_minute", 1.5, "requests_per_minute must be a whole number from 0 to 100000 (got 1.5)"),
+        ("max_prompt_size", 0, "max_prompt_size must be a number of bytes from 1 to 1073741824 (got 0)"),
+        ("allow_origin", ("example.org",), "allow_origin must be origins like 'https://example.org', or '*' (got 'exa"),
+        ("allow_origin", "https://x.org", "allow_origin must be a list of texts (got 'https://x.org')"),
+        ("trusted_proxy", ("10.0.0.1/8",), "trusted_proxy must be addresses or networks like '10.0.0.0/8' (got '10.0"),
+        ("trusted_proxy", ("*",), "trusted_proxy must be addresses or networks like '10.0.0.0/8' (got '*')"),
+        ("trusted_proxy", (5,), "trusted_proxy must be addresses or networks like '10.0.0.0/8' (got 5)"),
+        ("tls_cert", 5, "tls_cert must be text or a Path, and not empty (got 5)"),
+        ("tls_key", "key.pem", "tls_key is of no use without tls_cert"),
         ("clients_file", 5, "clients_file must be text or a Path, and not empty (got 5)"),
         ("data_dir", "", "data_dir must be text or a Path, and not empty (got '')"),
         ("default_signature_algorithm", "SHA1", "default_signature_algorithm: signature_algorithm 'SHA1' is refused"),

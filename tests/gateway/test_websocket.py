@@ -197,6 +197,111 @@ def test_a_half_closed_line_counts_as_gone(
     wait_until(lambda: gateway.gateway.stats().connections == 0)
 
 
+@pytest.mark.parametrize(
+    "flood",
+    [masked(PING) * 1000, masked(PONG, b"x") * 1000, masked(TEXT, fin=False) + masked(CONTINUATION, fin=False) * 1000],
+    ids=["pings", "pongs", "fragments"],
+)
+@pytest.mark.parametrize("is_logged_in", [False, True])
+def test_a_flood_of_frames_that_say_nothing_is_1008(
+    flood: bytes, is_logged_in: bool, gateway: GatewayThread, client_id: str, ec_key: Key
+) -> None:
+    with RawPeer(gateway.url) as peer:
+        if is_logged_in:
+            peer.log_in(client_id, ec_key)
+        peer.socket.sendall(flood)
+        assert peer.read_to_end() == 1008
+
+
+def test_pings_now_and_then_add_up_to_nothing(
+    connect_raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsclient.gateway.websocket._SMALL_FRAMES", 3)
+    monkeypatch.setattr("wsclient.gateway.websocket._SMALL_FRAMES_PER_SECOND", 200)
+    peer = connect_raw()
+    for _ in range(20):
+        peer.send_frame(PING, b"x")
+        assert peer.receive_control() == ControlFrame(PONG, b"x")
+        # Longer than the 5 ms after which there may be another one.
+        time.sleep(0.01)
+
+
+def test_thousands_of_messages_in_one_read_leave_the_others_their_turn() -> None:
+    async def scenario() -> None:
+        transport = FakeTransport()
+        taken: list[bytes] = []
+        is_paused = []
+
+        def take(texts: list[bytes]) -> None:
+            # As long as answering them takes.
+            end = time.perf_counter() + 0.00001 * len(texts)
+            while time.perf_counter() < end:
+                pass
+            taken.extend(texts)
+
+        transport.pause_reading = lambda: is_paused.append(True)  # type: ignore[method-assign]
+        transport.resume_reading = lambda: is_paused.append(False)  # type: ignore[method-assign]
+        socket = make_socket(transport, take)
+        socket.feed_data(b"".join(masked(TEXT, b"%d" % number) for number in range(100_000, 120_000)))
+        turns = 0
+        while len(taken) < 20_000:
+            before = len(taken)
+            await asyncio.sleep(0)
+            assert len(taken) > before
+            turns += 1
+        # 0.2 s of work in slices of 5 ms; fewer if the machine is busy with others.
+        assert turns > 5
+        assert taken == [b"%d" % number for number in range(100_000, 120_000)]
+        assert is_paused == [True, False]
+        socket.abort()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_read_while_others_have_their_turn_comes_after_what_waits() -> None:
+    async def scenario() -> None:
+        transport = FakeTransport()
+        taken: list[bytes] = []
+
+        def take(texts: list[bytes]) -> None:
+            taken.extend(texts)
+            time.sleep(0.006)
+
+        transport.pause_reading = transport.resume_reading = lambda: None  # type: ignore[method-assign]
+        socket = make_socket(transport, take)
+        stream = b"".join(masked(TEXT, b"%d" % number) for number in range(3000))
+        socket.feed_data(stream[:20_000])
+        socket.feed_data(stream[20_000:])
+        assert len(taken) < 3000
+        while len(taken) < 3000:
+            await asyncio.sleep(0)
+        assert taken == [b"%d" % number for number in range(3000)]
+        socket.abort()
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_is_lost_meanwhile_takes_nothing_more() -> None:
+    async def scenario() -> None:
+        transport = FakeTransport()
+        taken: list[bytes] = []
+
+        def take(texts: list[bytes]) -> None:
+            taken.extend(texts)
+            time.sleep(0.006)
+
+        transport.pause_reading = transport.resume_reading = lambda: None  # type: ignore[method-assign]
+        socket = make_socket(transport, take)
+        socket.feed_data(masked(TEXT, b"5") * 10_000)
+        count = len(taken)
+        socket.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert 0 < count == len(taken)
+
+    asyncio.run(scenario())
+
+
 # --- waiting in turn, without a socket --------------------------------------------------------------------------------
 
 

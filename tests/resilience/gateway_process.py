@@ -52,6 +52,13 @@ class GatewayProcess:
         self._listener = threading.Thread(target=_take_all, args=(self._process.stdout,), daemon=True)
         self._listener.start()
 
+    @property
+    def resident_bytes(self) -> int:
+        """How much memory it has now."""
+        assert self._process is not None
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
     def freeze(self) -> None:
         """Have it do nothing any more (SIGSTOP); its sockets stay."""
         assert self._process is not None

@@ -106,15 +106,24 @@ class RawPeer:
         url: the gateway's.
         headers: further lines of the upgrade request.
         receive_buffer: the size of the kernel's buffer, to be a slow reader with.
+        source: the address to come from.
     """
 
-    def __init__(self, url: str, headers: tuple[str, ...] = (), receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        headers: tuple[str, ...] = (),
+        receive_buffer: int | None = None,
+        source: str | None = None,
+    ) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(TIMEOUT)
+        if source is not None:
+            self.socket.bind((source, 0))
         self.socket.connect((parts.hostname, parts.port))
         key = base64.b64encode(os.urandom(16)).decode()
         lines = [
@@ -132,7 +141,9 @@ class RawPeer:
         while b"\r\n\r\n" not in head:
             head += self.socket.recv(1)
         self.response = head.decode()
-        assert self.response.startswith("HTTP/1.1 101 "), self.response
+        if not self.response.startswith("HTTP/1.1 101 "):
+            self.socket.close()
+            raise AssertionError(self.response)
         self._messages: deque[dict[str, Any]] = deque()
 
     def __enter__(self) -> Self:

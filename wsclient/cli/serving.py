@@ -44,6 +44,10 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     ),
     "metrics_port": ("Port for /metrics, /healthz and /readyz without a token; 0 for a free one.", ""),
     "metrics_host": ("Address of that port.", ""),
+    "allow_origin": ("Web page that may connect, as https://host; * for all. Repeatable.", ""),
+    "trusted_proxy": ("Address or network of a reverse proxy whose X-Forwarded-For is believed. Repeatable.", ""),
+    "tls_cert": ("PEM file of the certificate and its chain: serve wss://.", ""),
+    "tls_key": ("PEM file of its private key, if it is not in the same file.", ""),
     "log_level": ("error, warn, info or debug.", "LOG_LEVEL"),
     "drain": ("Seconds that running generations have when the gateway stops.", ""),
 }
@@ -58,30 +62,38 @@ _LIMITS: dict[str, tuple[str, str]] = {
     "max_wait": ("Seconds that a generation may wait for its turn.", ""),
     "write_timeout": ("Seconds that a client may read nothing.", ""),
     "close_timeout": ("Seconds that a client has to answer a close.", ""),
-    "max_message_size": ("Bytes of one message.", ""),
+    "max_message_size": ("Bytes of one message; the clients file can say otherwise.", ""),
     "max_message_size_before_login": ("Bytes of one message before the login.", ""),
     "max_messages_before_login": ("Messages before the login.", ""),
     "max_sockets_before_login_per_address": ("Connections of one address before the login.", ""),
     "max_open_requests": ("Requests of one client at the same time.", ""),
+    "max_open_generations": ("Generations of one client at the same time; the clients file can say otherwise.", ""),
+    "requests_per_minute": ("Generations and lists of models of one client; the clients file can say otherwise.", ""),
+    "max_prompt_size": ("Bytes of a prompt; the clients file can say otherwise.", ""),
     "max_unsent_bytes": ("Bytes that may wait for one client to read them.", ""),
 }
 
 
 _DEFAULTS = GatewaySettings()
-_METAVARS = {str: "TEXT", int: "NUMBER", float: "SECONDS"}
+_METAVARS = {str: "TEXT", int: "NUMBER", float: "SECONDS", tuple: "TEXT"}
+# Whose default does not show their type; all others without a default are paths.
+_WITHOUT_DEFAULT = {"max_open_generations": int, "requests_per_minute": int, "max_prompt_size": int}
 
 
 def _flags(command: _Decorated) -> _Decorated:
     for name, (text, variables) in reversed((_SETTINGS | _LIMITS).items()):
         default = getattr(_DEFAULTS, name)
-        kind = int if name.endswith("_port") else type(default)
+        kind = int if name.endswith("_port") else _WITHOUT_DEFAULT.get(name, type(default))
         origins = [variables] if variables else []
-        if default is not None:
+        if default is None:
+            origins += ["no limit unless given"] if name in _WITHOUT_DEFAULT else []
+        elif default != ():
             origins.append(f"default: {default:g}" if kind is float else f"default: {default}")
         command = click.option(
             "--" + name.replace("_", "-"),
             name,
-            type=kind if kind in _METAVARS else path,
+            type=str if kind is tuple else kind if kind in _METAVARS else path,
+            multiple=kind is tuple,
             metavar=_METAVARS.get(kind, "PATH"),
             help=f"{text}  [{', '.join(origins)}]" if origins else text,
         )(command)

@@ -36,6 +36,8 @@ PONG = 0xA
 _FINAL_TEXT = 0x80 | TEXT
 _MASKED = 0x80
 _MAX_CONTROL_PAYLOAD = 125
+# A fragment below this costs more than its bytes.
+_SMALL_FRAGMENT = 1024
 
 # RFC 6455 section 7.4: 1004 to 1006 and 1015 are never sent, 1016 to 2999 are not assigned.
 _SENDABLE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
@@ -74,6 +76,8 @@ class FrameParser:
         max_message_size: bytes that one message may have, all its fragments together.
 
     Attributes:
+        small_frames_left: how many pings, pongs and small fragments the peer may still send, of which one read can hold
+            thousands; `None` for any number. The caller refills it.
         controls: pings and pongs that came in, in order; the caller takes them out.
         close: the peer's close frame, once there; nothing after it is parsed.
         violation: how the peer broke the rules, once it did; nothing after it is parsed.
@@ -89,12 +93,14 @@ class FrameParser:
         "close",
         "controls",
         "max_message_size",
+        "small_frames_left",
         "violation",
     )
 
     def __init__(self, *, masked: bool, max_message_size: int) -> None:
         self._masked = masked
         self.max_message_size = max_message_size
+        self.small_frames_left: int | None = None
         self.controls: list[ControlFrame] = []
         self.close: CloseFrame | None = None
         self.violation: Violation | None = None
@@ -247,6 +253,8 @@ class FrameParser:
         opcode = first & 0x0F
         if opcode == CLOSE:
             self._take_close(payload)
+        elif self.small_frames_left is not None and not self._count_small_frame(first, len(payload)):
+            self._fail(1008, "too many control frames or small fragments")
         elif opcode & 0x08:
             self.controls.append(ControlFrame(opcode, payload))
             self._control_places.append(len(texts))
@@ -260,6 +268,14 @@ class FrameParser:
             if first & 0x80:
                 texts.append(bytes(self._fragments))
                 self._fragments = None
+
+    def _count_small_frame(self, first: int, size: int) -> bool:
+        """Return whether the frame is a large or a whole message's, or may still come."""
+        assert self.small_frames_left is not None
+        if size >= _SMALL_FRAGMENT or first == _FINAL_TEXT:
+            return True
+        self.small_frames_left -= 1
+        return self.small_frames_left >= 0
 
     def _take_close(self, payload: bytes) -> None:
         if not payload:

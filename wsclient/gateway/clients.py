@@ -17,6 +17,7 @@ from ..core.auth import Key, hash_for_algorithm
 from ..errors import InvalidKeyError
 from ..keys import fingerprint, load_public_key, public_pem
 from .clients_file import Content, RegistryError, Stamp
+from .quotas import ClientQuota
 
 __all__ = ["DEFAULT_ALGORITHM", "RegisteredClient", "Snapshot", "iso_time", "new_client"]
 
@@ -50,6 +51,7 @@ class RegisteredClient:
         tags: for people.
         allowed_ips: addresses and networks that it may come from; empty for all.
         extra: what else the file has.
+        quota: what `limits` and `models` in `extra` say.
     """
 
     id: str
@@ -62,6 +64,11 @@ class RegisteredClient:
     tags: tuple[str, ...] = ()
     allowed_ips: tuple[str, ...] = ()
     extra: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    quota: ClientQuota = attrs.field(init=False, eq=False, repr=False)
+
+    @quota.default
+    def _read_quota(self) -> ClientQuota:
+        return ClientQuota.from_json(self.extra)
 
     @classmethod
     def from_json(cls, entry: object, default_algorithm: str = DEFAULT_ALGORITHM) -> RegisteredClient:
@@ -186,6 +193,7 @@ class Snapshot:
             clients[client.id], places[client.id] = client, place
             if client.fault is not None:
                 problems.append(f"client {client.name!r} (entry {place + 1}) cannot log in: {client.fault}")
+            problems += [f"client {client.name!r} (entry {place + 1}): {problem}" for problem in client.quota.problems]
         return cls(content.stamp, content.entries, clients, places, tuple(problems))
 
     def entry(self, client_id: str) -> dict[str, Any]:

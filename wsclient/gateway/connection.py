@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,8 +15,9 @@ from aiohttp.abc import AbstractStreamWriter
 
 from ..core.json_values import decode_values
 from ..core.messages import ErrorMessage, ModelsResultMessage
-from ..errors import ErrorCode
+from ..errors import ErrorCode, ProtocolError
 from .backends import Backend, BackendError
+from .backends.allowed import AllowedModels
 from .conversation import (
     Answer,
     Close,
@@ -31,7 +33,9 @@ from .conversation import (
 )
 from .generations import Generation, now_ms
 from .guard import Refusal
+from .json_limits import fault_of
 from .login import LoginDesk
+from .quotas import Accounts
 from .settings import GatewaySettings
 from .websocket import WebSocket
 
@@ -39,12 +43,16 @@ __all__ = ["Connection", "Services"]
 
 _log = logging.getLogger(__name__)
 
+# How many seconds the items of a batch may keep the event loop, as long as none of them has to be waited for.
+_SLICE_TIME = 0.005
+
 
 @attrs.define(kw_only=True, slots=True)
 class Services:
     """What all connections of one gateway share.
 
     Attributes:
+        accounts: what clients may use and use.
         open_generations: how many there are under each key (`Conversation`).
         counts: what happened since the start: `logins`, `refusals` and those of them that were `blocked`,
             `generations`, `tokens`, and of connections that have ended `received_bytes` and `sent_bytes`.
@@ -54,9 +62,14 @@ class Services:
     settings: GatewaySettings
     backend: Backend
     desk: LoginDesk
+    accounts: Accounts = attrs.field()
     open_generations: Counter[str] = attrs.field(factory=Counter)
     counts: Counter[str] = attrs.field(factory=Counter)
     on_generation_end: Callable[[Generation], None] = lambda generation: None
+
+    @accounts.default
+    def _default_accounts(self) -> Accounts:
+        return Accounts(self.settings)
 
 
 class Connection:
@@ -83,7 +96,10 @@ class Connection:
         self._services = services
         self._address = address
         self._on_login = on_login
-        self._conversation = Conversation(services.settings, secrets.token_hex(32), services.open_generations)
+        self._conversation = Conversation(
+            services.settings, secrets.token_hex(32), services.open_generations, services.accounts
+        )
+        self._backend = AllowedModels(services.backend, lambda model: self._conversation.limits.allows_model(model))
         self._tasks: set[asyncio.Task[None]] = set()
         self._generations: dict[str, list[Generation]] = {}
         self.socket = WebSocket(transport, writer, services.settings, self._receive, self._let_go)
@@ -109,19 +125,24 @@ class Connection:
         """Say the first word."""
         self._perform(self._conversation.open())
 
+    def apply_limits(self) -> None:
+        """Let the size of messages be what it is now for the client that has logged in; others need no telling."""
+        if self.client_id is not None:
+            self.socket.max_message_size = self._conversation.limits.max_message_size
+
     def drain(self) -> None:
         """Begin no new generation any more."""
         self._conversation.is_draining = True
 
     def _receive(self, texts: list[bytes]) -> None:
         settings = self._services.settings
-        for value in decode_values(texts):
+        for value in _decode(texts):
             self._take(value, is_crowded=len(self._tasks) >= settings.max_open_requests)
 
     def _take(self, value: Any, *, is_crowded: bool = False) -> asyncio.Task[None] | None:
         """Do what a message asks for; return the task that is still at it, if there is one."""
         try:
-            return self._perform(self._conversation.receive(value, is_crowded=is_crowded))
+            return self._perform(self._conversation.receive(value, time.monotonic(), is_crowded=is_crowded))
         except Exception as error:
             # Such as an id nested so deeply that it cannot be written back. Only the kind: its text may be a prompt's.
             _log.error("a message could not be answered: %s", type(error).__name__)
@@ -189,10 +210,11 @@ class Connection:
             self._perform(self._conversation.refuse(verdict))
         elif self._conversation.phase is Phase.VERIFYING:
             self._services.counts["logins"] += 1
-            self.socket.allow_large_messages()
             self._on_login()
             _log.info("client %s logged in from %s", verdict, self._address)
-            self._perform(self._conversation.accept(verdict))
+            steps = self._conversation.accept(verdict, time.monotonic())
+            self.apply_limits()
+            self._perform(steps)
 
     def _time_out_login(self) -> None:
         self._perform(self._conversation.time_out_login())
@@ -201,7 +223,7 @@ class Connection:
 
     async def _list_models(self, id: Any) -> None:
         try:
-            models = await self._services.backend.list_models()
+            models = await self._backend.list_models()
         except BackendError as error:
             self._send(ErrorMessage(id=id, error=f"Failed to list models: {error.message}", code=error.code))
         except Exception as error:
@@ -212,11 +234,16 @@ class Connection:
             await self.socket.send_in_turn([ModelsResultMessage(id=id, models=models).encode(now_ms())])
 
     async def _run_batch(self, messages: list[Any]) -> None:
+        slice_end = time.monotonic() + _SLICE_TIME
         for message in messages:
             task = self._take(message)
             if task is not None:
                 # Not awaited itself: an item that is stopped or fails is no reason to end the batch.
                 await asyncio.wait([task])
+            elif time.monotonic() > slice_end:
+                # A hundred thousand pings fit into a batch.
+                await asyncio.sleep(0)
+                slice_end = time.monotonic() + _SLICE_TIME
 
     def _begin_generation(self, step: Generate) -> Generation:
         counts = self._services.counts
@@ -227,7 +254,7 @@ class Connection:
             self._services.on_generation_end(generation)
             self._forget_generation(step.key, generation)
 
-        generation = Generation(step.id, step.request, self._services.backend, self.socket, end)
+        generation = Generation(step.id, step.request, self._backend, self.socket, end)
         self._generations.setdefault(step.key, []).append(generation)
         return generation
 
@@ -244,3 +271,14 @@ class Connection:
             self._conversation.end_generation(key)
             if not generations:
                 del self._generations[key]
+
+
+def _decode(texts: list[bytes]) -> list[Any]:
+    """Return what messages say; a `ProtocolError` stands in the place of one that is too much or no JSON."""
+    faults = {place: fault for place, text in enumerate(texts) if (fault := fault_of(text)) is not None}
+    if not faults:
+        return decode_values(texts)
+    values = decode_values([b"0" if place in faults else text for place, text in enumerate(texts)])
+    for place, fault in faults.items():
+        values[place] = ProtocolError(f"a message has {fault}")
+    return values

@@ -37,6 +37,7 @@ from ..version import __version__
 from .backends import GenerateRequest
 from .guard import Refusal, blocked_message
 from .model_options import InvalidOptionError, parse_model_options
+from .quotas import Accounts, Limits
 from .settings import GatewaySettings
 
 __all__ = [
@@ -153,6 +154,7 @@ class Conversation:
         settings: the gateway's.
         challenge: fresh, random text for this connection alone.
         open_everywhere: how many generations are open under each key, in the whole gateway; kept up to date here.
+        accounts: what clients may use and use, in the whole gateway; kept up to date here too.
 
     Attributes:
         phase: where the login is.
@@ -160,8 +162,15 @@ class Conversation:
         is_draining: whether the gateway shuts down, so that no new generation begins.
     """
 
-    def __init__(self, settings: GatewaySettings, challenge: str, open_everywhere: Counter[str]) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        challenge: str,
+        open_everywhere: Counter[str],
+        accounts: Accounts | None = None,
+    ) -> None:
         self._settings = settings
+        self._accounts = accounts if accounts is not None else Accounts(settings)
         self._challenge = challenge
         self._open_everywhere = open_everywhere
         self._open: Counter[str] = Counter()
@@ -172,19 +181,25 @@ class Conversation:
         self.client_id: str | None = None
         self.is_draining = False
 
+    @property
+    def limits(self) -> Limits:
+        """What holds now for the client that has logged in, the gateway's defaults before."""
+        return self._accounts.limits_of(self.client_id or "")
+
     def open(self) -> list[Step]:
         """Return the first steps: the server speaks first."""
         return [Send(ChallengeMessage(challenge=self._challenge))]
 
-    def receive(self, value: Any, *, is_crowded: bool = False) -> list[Step]:
+    def receive(self, value: Any, now: float = 0.0, *, is_crowded: bool = False) -> list[Step]:
         """Take a message in.
 
         Args:
             value: a parsed frame or an item of a batch: any JSON value, or the `ProtocolError` of one that is none.
+            now: the time in seconds, by a clock that only goes forward.
             is_crowded: whether so many requests of this client are open that no other may begin.
         """
         if self.phase is Phase.LOGGED_IN:
-            return self._receive_request(value, is_crowded)
+            return self._receive_request(value, now, is_crowded)
         if self.phase is Phase.OVER:
             return []
         self._messages_before_login += 1
@@ -195,8 +210,8 @@ class Conversation:
             return []
         return self._receive_login(value)
 
-    def accept(self, client_id: str) -> list[Step]:
-        """Take note that the signature was right."""
+    def accept(self, client_id: str, now: float = 0.0) -> list[Step]:
+        """Take note that the signature was right, and take in what came meanwhile (`receive`)."""
         if self.phase is Phase.OVER:
             return []
         self._move(Phase.LOGGED_IN)
@@ -204,11 +219,11 @@ class Conversation:
         result = AuthResultMessage(
             success=True,
             server={"name": "wsclient-gateway", "version": __version__},
-            max_message_bytes=self._settings.max_message_size,
+            max_message_bytes=self.limits.max_message_size,
         )
         steps: list[Step] = [Send(result)]
         for value in self._held:
-            steps += self.receive(value)
+            steps += self.receive(value, now)
         self._held.clear()
         return steps
 
@@ -245,6 +260,8 @@ class Conversation:
             counter[key] -= 1
             if counter[key] <= 0:
                 del counter[key]
+        assert self.client_id is not None
+        self._accounts.end_generation(self.client_id)
 
     def _move(self, phase: Phase) -> None:
         if phase not in _MOVES[self.phase]:
@@ -268,7 +285,7 @@ class Conversation:
         self._move(Phase.VERIFYING)
         return [Verify(message.client_id, self._challenge, message.signature)]
 
-    def _receive_request(self, value: Any, is_crowded: bool) -> list[Step]:
+    def _receive_request(self, value: Any, now: float, is_crowded: bool) -> list[Step]:
         if isinstance(value, ProtocolError) or value is None:
             return [_unreadable(value)]
         message = decode_client_message(value) if isinstance(value, dict) else UnknownMessage()
@@ -286,15 +303,21 @@ class Conversation:
         if is_crowded:
             text = f"More than {self._settings.max_open_requests} requests are open on this connection"
             return [_error(text, ErrorCode.SERVER_BUSY, message.id)]
+        if isinstance(message, BatchMessage):
+            # An empty one, or something else than a list, is met with silence.
+            return [RunBatch(message.messages)] if message.messages and isinstance(message.messages, list) else []
+        limits = self.limits
+        assert self.client_id is not None
+        seconds = self._accounts.admit(self.client_id, limits, now)
+        if seconds is not None:
+            text = f"More than {limits.requests_per_minute} requests a minute. Please try again in {seconds} seconds."
+            return [_error(text, ErrorCode.RATE_LIMITED, message.id, seconds)]
         if isinstance(message, ModelsMessage):
             return [ListModels(message.id)]
-        if isinstance(message, GenerateMessage):
-            return self._generate(message)
-        assert isinstance(message, BatchMessage)
-        # An empty one, or something else than a list, is met with silence.
-        return [RunBatch(message.messages)] if message.messages and isinstance(message.messages, list) else []
+        assert isinstance(message, GenerateMessage)
+        return self._generate(message, limits)
 
-    def _generate(self, message: GenerateMessage) -> list[Step]:
+    def _generate(self, message: GenerateMessage, limits: Limits) -> list[Step]:
         if not _is_given(message.id) or not _is_given(message.prompt):
             return [_error("Missing required fields", ErrorCode.INVALID_REQUEST, message.id)]
         key = json.dumps(message.id)
@@ -308,14 +331,28 @@ class Conversation:
             options, fields = parse_model_options(message.options)
         except InvalidOptionError as error:
             return [_error(str(error), ErrorCode.INVALID_REQUEST, message.id)]
-        if self.is_draining:
-            return [_error("The gateway is shutting down", ErrorCode.SERVER_BUSY, message.id)]
+        assert self.client_id is not None
+        request = GenerateRequest(
+            model=model, prompt=message.prompt, options=options, fields=fields, client_id=self.client_id
+        )
+        refusal = self._refuse_generation(request, limits, message.id)
+        if refusal is not None:
+            return [refusal]
         self._open[key] += 1
         self._open_everywhere[key] += 1
-        request = GenerateRequest(
-            model=model, prompt=message.prompt, options=options, fields=fields, client_id=self.client_id or ""
-        )
+        self._accounts.begin_generation(self.client_id)
         return [Send(StreamStartMessage(id=message.id, model=model)), Generate(message.id, key, request)]
+
+    def _refuse_generation(self, request: GenerateRequest, limits: Limits, id: Any) -> Send | None:
+        if self.is_draining:
+            return _error("The gateway is shutting down", ErrorCode.SERVER_BUSY, id)
+        most = limits.max_prompt_size
+        if most is not None and _is_larger(most, request.prompt, request.fields.get("system") or ""):
+            return _error(f"The prompt has more than {most} bytes", ErrorCode.MESSAGE_TOO_BIG, id)
+        most = limits.max_open_generations
+        if most is not None and self._accounts.open_generations[self.client_id or ""] >= most:
+            return _error(f"More than {most} generations are open for this client", ErrorCode.SERVER_BUSY, id)
+        return None
 
     def _stop(self, message: StopMessage) -> list[Step]:
         if not _is_given(message.request_id):
@@ -343,8 +380,14 @@ def _as_javascript(value: Any) -> str:
     return bounded(value if isinstance(value, str) else json.dumps(value), 100)
 
 
-def _error(text: str, code: ErrorCode, id: Any = attrs.NOTHING) -> Send:
-    return Send(ErrorMessage(id=id, error=text, code=code))
+def _is_larger(most: int, *texts: str) -> bool:
+    """Return whether texts have more bytes than that; half a surrogate pair counts as JSON's writers count it."""
+    # A text has as many bytes as characters at least.
+    return sum(map(len, texts)) > most or sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) > most
+
+
+def _error(text: str, code: ErrorCode, id: Any = attrs.NOTHING, retry_after: Any = attrs.NOTHING) -> Send:
+    return Send(ErrorMessage(id=id, error=text, code=code, retry_after=retry_after))
 
 
 def _unreadable(value: ProtocolError | None) -> Send:

@@ -1,4 +1,4 @@
-"""Who may try to log in, and when again: the blocking of repeated failures (protocol.md section 1).
+"""Who may try to log in, and when again: the blocking of repeated failures (protocol.md section 1); and who may ask.
 
 Pure: the clock is passed in, and any clock that only goes forward will do.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 import attrs
 
-__all__ = ["LoginGuard", "Refusal", "blocked_message"]
+__all__ = ["LoginGuard", "Refusal", "RequestGuard", "blocked_message"]
 
 # Longer ids are kept as their hash: 10,000 ids as long as a frame would be 80 MB of a stranger's choosing.
 _MAX_ID_CHARS = 64
+
+_MINUTE = 60.0
 
 
 def blocked_message(seconds: int) -> str:
@@ -140,6 +142,53 @@ class LoginGuard:
             if len(self._records) <= self._max_entries and self._records[oldest].expires > now:
                 return
             del self._records[oldest]
+
+
+class RequestGuard:
+    """Counts requests per client, over all its connections: so many within any sixty seconds, and no more.
+
+    One that is turned away does not count, so that who asks too often is served again as soon as who waits.
+
+    Not thread-safe: it belongs to the gateway's event loop.
+    """
+
+    def __init__(self) -> None:
+        # When each client was admitted; no longer than its limit. In the order of the last time, the oldest first.
+        self._admitted: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._admitted)
+
+    def admit(self, client_id: str, per_minute: int, now: float) -> int | None:
+        """Count a request, or turn it away.
+
+        Args:
+            client_id: who asks.
+            per_minute: how many it may; another number than before counts from the next request on.
+            now: the time in seconds.
+
+        Returns:
+            `None` when it is admitted; else in how many whole seconds, rounded up, the next one will be.
+        """
+        times = self._admitted.setdefault(client_id, deque())
+        while times and times[0] <= now - _MINUTE:
+            times.popleft()
+        if len(times) >= per_minute:
+            # The one whose minute must be over, so that one less than the limit are left.
+            blocking = times[len(times) - per_minute] if per_minute else now
+            return max(1, math.ceil(blocking + _MINUTE - now - 0.001))
+        times.append(now)
+        self._admitted.move_to_end(client_id)
+        self._forget(now)
+        return None
+
+    def _forget(self, now: float) -> None:
+        # Two at most for each one added, as in LoginGuard.
+        for _ in range(2):
+            oldest, times = next(iter(self._admitted.items()))
+            if times and times[-1] > now - _MINUTE:
+                return
+            del self._admitted[oldest]
 
 
 def _seconds_left(record: _Record, now: float) -> int | None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Collection
+from contextlib import suppress
 
 from aiohttp import web
 
 from ..version import __version__
+from .addresses import normal_origin
 
-__all__ = ["UpgradeResponse", "answer_plain", "answer_stopping", "is_upgrade", "refuse_upgrade"]
+__all__ = ["UpgradeResponse", "answer_plain", "answer_stopping", "is_upgrade", "refuse_crowd", "refuse_upgrade"]
 
 # RFC 6455 section 1.3.
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -30,12 +33,14 @@ def is_upgrade(request: web.BaseRequest) -> bool:
     return "websocket" in _tokens(request, "Upgrade")
 
 
-def refuse_upgrade(request: web.BaseRequest) -> web.Response | None:
+def refuse_upgrade(request: web.BaseRequest, allowed_origins: Collection[str] = ()) -> web.Response | None:
     """Check a WebSocket request (RFC 6455 section 4.2.1).
 
     Args:
         request: one for which `is_upgrade` is true; its path does not matter, nor do sub-protocols and extensions,
             none of which is ever accepted.
+        allowed_origins: web pages that may connect, as `normal_origin` writes them, or `*`. Browsers send an Origin and
+            let no page change it (RFC 6455 section 10.2); who sends none is no browser.
 
     Returns:
         The refusal, or `None` when nothing is wrong.
@@ -51,7 +56,16 @@ def refuse_upgrade(request: web.BaseRequest) -> web.Response | None:
         nonce = b""
     if len(nonce) != 16:
         return _text(400, "Sec-WebSocket-Key must be 16 bytes in base64.\n")
+    if "*" not in allowed_origins and not all(
+        _is_allowed(origin, allowed_origins) for origin in request.headers.getall("Origin", ())
+    ):
+        return _text(403, "Web pages of this Origin may not connect; the gateway's --allow-origin says which may.\n")
     return None
+
+
+def refuse_crowd() -> web.Response:
+    """Return what an upgrade gets whose address has too many sockets that have not logged in."""
+    return _text(429, "Too many connections of this address have not logged in.\n", {"Retry-After": "10"})
 
 
 def answer_plain(request: web.BaseRequest) -> web.Response:
@@ -79,6 +93,12 @@ class UpgradeResponse(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Write nothing: the WebSocket has had the last word on this connection."""
+
+
+def _is_allowed(origin: str, allowed_origins: Collection[str]) -> bool:
+    with suppress(ValueError):
+        return normal_origin(origin) in allowed_origins
+    return False
 
 
 def _text(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -7,9 +7,10 @@ import socket
 
 from .errors import GatewayError
 
-__all__ = ["open_sockets", "port_of", "url_for"]
+__all__ = ["ACCEPTED_AT_ONCE", "BACKLOG", "open_sockets", "port_of", "url_for"]
 
-_BACKLOG = 1024
+BACKLOG = 1024
+ACCEPTED_AT_ONCE = 16
 
 
 def open_sockets(host: str, port: int) -> list[socket.socket]:
@@ -53,11 +54,11 @@ def port_of(sockets: list[socket.socket]) -> int:
     return port
 
 
-def url_for(sockets: list[socket.socket]) -> str:
+def url_for(sockets: list[socket.socket], scheme: str = "ws") -> str:
     """Return the URL under which a client on this machine reaches sockets of `open_sockets`."""
     host, port = sockets[0].getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
@@ -69,7 +70,7 @@ def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.setblocking(False)
         listening.bind(address)
-        listening.listen(_BACKLOG)
+        listening.listen(BACKLOG)
     except BaseException:
         listening.close()
         raise

@@ -8,72 +8,157 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 from aiohttp import web
 
+from .addresses import TrustedProxies
 from .settings import GatewaySettings
 
-__all__ = ["HttpServer", "Lobby"]
+__all__ = ["HttpServer", "Lobby", "peer_address"]
+
+# What a socket may send up to its upgrade, headers and all; aiohttp by itself would take 128 headers of 8 KiB.
+_MAX_HEAD_BYTES = 64 * 1024
+
+
+@attrs.define(slots=True)
+class _Guest:
+    address: str | None
+    transport: asyncio.Transport | None = None
+    timer: asyncio.TimerHandle | None = None
+    head_bytes: int = 0
+    is_upgraded: bool = False
 
 
 class Lobby:
     """Keeps account of the sockets that have not logged in.
 
+    A socket of a trusted proxy belongs to no address until its request says for whom it speaks.
+
     Args:
         settings: the gateway's.
+        capacity: how many there may be in all.
     """
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, capacity: int = 1_000_000) -> None:
         self._limit = settings.max_sockets_before_login_per_address
         self._timeout = settings.auth_timeout
+        self._capacity = capacity
+        self._proxies = TrustedProxies(settings.trusted_proxy)
         self._per_address: Counter[str] = Counter()
-        self._waiting: dict[object, tuple[str, asyncio.Transport, asyncio.TimerHandle]] = {}
+        self._guests: dict[object, _Guest] = {}
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._guests)
+
+    def knock(self, peer: tuple[Any, ...]) -> bool:
+        """Take in a socket that still shakes hands, by its peer's address and port; or tell that there is no room."""
+        return self._add(peer, peer[0])
 
     def enter(self, key: object, transport: asyncio.Transport) -> None:
-        """Take in a new socket, or drop it when its address has too many already.
+        """Take in a new socket, or drop it when its address, or everybody together, has too many already.
 
         Args:
             key: by which it leaves again.
             transport: the socket.
         """
-        address = peer_address(transport)
-        if self._per_address[address] >= self._limit:
+        # It may have knocked.
+        self.leave(transport.get_extra_info("peername"))
+        if not self._add(key, peer_address(transport)):
             transport.abort()
             return
-        self._per_address[address] += 1
-        timer = asyncio.get_running_loop().call_later(self._timeout, transport.abort)
-        self._waiting[key] = (address, transport, timer)
+        guest = self._guests[key]
+        guest.transport = transport
+        guest.timer = asyncio.get_running_loop().call_later(self._timeout, transport.abort)
 
-    def upgrade(self, key: object) -> None:
-        """Take note that the socket is a WebSocket now, whose login has a time limit of its own."""
-        if key in self._waiting:
-            self._waiting[key][2].cancel()
+    def count_head(self, key: object, size: int) -> bool:
+        """Count what a socket sends, and tell whether it may go on: until its upgrade it may send little."""
+        guest = self._guests.get(key)
+        if guest is None or guest.is_upgraded:
+            return True
+        guest.head_bytes += size
+        return guest.head_bytes <= _MAX_HEAD_BYTES
+
+    def client_address(self, transport: asyncio.BaseTransport, forwarded_for: Sequence[str]) -> str:
+        """Return whose socket it is; see `TrustedProxies`."""
+        return self._proxies.client_address(peer_address(transport), forwarded_for)
+
+    def upgrade(self, key: object, address: str) -> bool:
+        """Take note that the socket is to be a WebSocket, whose login has a time limit of its own.
+
+        Args:
+            key: whose.
+            address: whose it is, now that its request has said so.
+
+        Returns:
+            Whether that address has not too many already.
+        """
+        guest = self._guests.get(key)
+        if guest is None:
+            return True
+        if guest.address != address:
+            if self._per_address[address] >= self._limit:
+                return False
+            self._release(guest)
+            self._per_address[address] += 1
+            guest.address = address
+        if guest.timer is not None:
+            guest.timer.cancel()
+        guest.is_upgraded = True
+        return True
 
     def leave(self, key: object) -> None:
         """Take note that the socket has logged in, or is gone."""
-        if key not in self._waiting:
+        guest = self._guests.pop(key, None)
+        if guest is None:
             return
-        address, _, timer = self._waiting.pop(key)
-        timer.cancel()
-        self._per_address[address] -= 1
-        if not self._per_address[address]:
-            del self._per_address[address]
+        if guest.timer is not None:
+            guest.timer.cancel()
+        self._release(guest)
 
     def abort_all(self) -> None:
         """Drop all of them."""
-        for _, transport, _ in list(self._waiting.values()):
-            transport.abort()
+        for guest in list(self._guests.values()):
+            if guest.transport is not None:
+                guest.transport.abort()
+
+    def _add(self, key: object, address: str) -> bool:
+        is_proxy = address in self._proxies
+        if len(self._guests) >= self._capacity or (not is_proxy and self._per_address[address] >= self._limit):
+            return False
+        if not is_proxy:
+            self._per_address[address] += 1
+        self._guests[key] = _Guest(None if is_proxy else address)
+        return True
+
+    def _release(self, guest: _Guest) -> None:
+        if guest.address is None:
+            return
+        self._per_address[guest.address] -= 1
+        if not self._per_address[guest.address]:
+            del self._per_address[guest.address]
 
 
 def peer_address(transport: asyncio.BaseTransport) -> str:
     """Return the other side's address, `""` when it is gone already."""
     peer = transport.get_extra_info("peername")
     return peer[0] if peer else ""
+
+
+class _Handler(web.RequestHandler):
+    """aiohttp's half of a connection, with an ear for how much comes in."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        manager: Any = self._manager
+        if manager is not None and not manager.count_head(self, len(data)):
+            if self.transport is not None:
+                self.transport.abort()
+            return
+        super().data_received(data)
 
 
 class HttpServer(web.Server):
@@ -88,6 +173,14 @@ class HttpServer(web.Server):
     def __init__(self, handler: Callable[[web.BaseRequest], Any], lobby: Lobby, **options: Any) -> None:
         super().__init__(handler, **options)
         self._lobby = lobby
+
+    def __call__(self) -> web.RequestHandler:
+        """Return what will talk to one connection; asyncio calls this."""
+        return _Handler(self, loop=self._loop, **self._kwargs)
+
+    def count_head(self, handler: web.RequestHandler, size: int) -> bool:
+        """See `Lobby`."""
+        return self._lobby.count_head(handler, size)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Let a connection into the lobby; aiohttp calls this."""

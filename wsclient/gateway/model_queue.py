@@ -43,7 +43,6 @@ class QueueingBackend:
         self._max_waiting = max_waiting
         self._max_wait = max_wait
         self._queues: dict[str, FairQueue[asyncio.Future[bool]]] = {}
-        self.name = backend.name
 
     @property
     def running(self) -> int:
@@ -54,6 +53,11 @@ class QueueingBackend:
     def waiting(self) -> int:
         """How many generations wait for their turn."""
         return sum(queue.waiting for queue in self._queues.values())
+
+    @property
+    def name(self) -> str:
+        """The backend's."""
+        return self._backend.name
 
     async def start(self) -> None:
         """Start the model server; see `Backend`."""

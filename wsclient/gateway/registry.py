@@ -109,6 +109,12 @@ class ClientRegistry:
         broken, snapshot = self._broken, self._snapshot
         return (() if broken is None else (broken[1].message,)) + (() if snapshot is None else snapshot.problems)
 
+    @property
+    def stamp(self) -> Stamp:
+        """Which state of the file the answers are from."""
+        snapshot = self._snapshot
+        return None if snapshot is None else snapshot.stamp
+
     def list(self) -> tuple[RegisteredClient, ...]:
         """Return all clients, in the file's order.
 

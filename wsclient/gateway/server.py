@@ -4,44 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 from aiohttp import web
 
+from .addresses import normal_origin
 from .administration import Administration
 from .backends import Backend, BackendError
 from .connection import Connection, Services
 from .draining import send_away
 from .errors import GatewayError
 from .guard import LoginGuard
-from .handshake import UpgradeResponse, answer_stopping, is_upgrade, refuse_upgrade
-from .listening import open_sockets, port_of, url_for
-from .lobby import HttpServer, Lobby, peer_address
+from .handshake import UpgradeResponse, answer_stopping, is_upgrade, refuse_crowd, refuse_upgrade
+from .housekeeping import Housekeeping, look_for_model_server
+from .listening import ACCEPTED_AT_ONCE, BACKLOG, open_sockets, port_of, url_for
+from .lobby import HttpServer, Lobby
 from .login import LoginDesk
 from .model_queue import QueueingBackend
 from .model_servers import make_backend
-from .registry import ClientRegistry, RegistryError
+from .quotas import Accounts
+from .registry import ClientRegistry
 from .settings import GatewaySettings
+from .tls import TlsListener
 
 __all__ = ["Gateway", "GatewayError", "GatewayStats", "make_backend", "run_gateway"]
 
 _log = logging.getLogger(__name__)
-
-# How often the clients file is looked at; a revocation must work within a second (design.md section 6).
-_HOUSEKEEPING = 0.25
-_REVOKED = 4003
-# How long a refusal may wait for a change of the clients file that this process is making.
-_REFUSALS_WAIT = 0.5
-# How long the clients file may keep a stop waiting.
-_LAST_FLUSH = 2.0
 
 
 @attrs.frozen(kw_only=True)
@@ -104,8 +100,16 @@ class Gateway:
             max_wait=self.settings.max_wait,
         )
         self._model_server_url = self.settings.model_server_url if backend is None else ""
-        self._lobby = Lobby(self.settings)
+        # Strangers get half of the file descriptors, so that there are some for clients and the model server.
+        self._lobby = Lobby(self.settings, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        self._origins = frozenset(
+            origin if origin == "*" else normal_origin(origin) for origin in self.settings.allow_origin
+        )
+        self._tls_listeners: list[TlsListener] = []
         self._connections: set[Connection] = set()
+        settings = self.settings
+        certificate_files = None if settings.tls_cert is None else (settings.tls_cert, settings.tls_key)
+        self._housekeeping = Housekeeping(self.registry, self._connections, certificate_files)
         self._sockets: list[socket.socket] = []
         self._url = ""
         self._port = 0
@@ -115,10 +119,7 @@ class Gateway:
         self._background: list[asyncio.Task[None]] = []
         self._stopping: asyncio.Task[None] | None = None
         self._deadline = 0.0
-        # One thread each: a flood of logins must not keep a revocation waiting.
         self._login_thread = ThreadPoolExecutor(1, "wsclient-gateway-login")
-        self._file_thread = ThreadPoolExecutor(1, "wsclient-gateway-files")
-        self._is_file_thread_over = False
 
     @property
     def port(self) -> int:
@@ -172,12 +173,7 @@ class Gateway:
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         settings = self.settings
-        try:
-            clients = await loop.run_in_executor(self._file_thread, self.registry.list)
-        except RegistryError as error:
-            raise GatewayError(f"the clients cannot be read: {error}") from error
-        for problem in self.registry.problems:
-            _log.warning("%s: %s", settings.clients_path, problem)
+        clients = await self._housekeeping.begin()
         try:
             await self.backend.start()
         except BackendError as error:
@@ -189,49 +185,66 @@ class Gateway:
             self.registry,
             LoginGuard(max_attempts=settings.max_auth_attempts),
             self._login_thread,
-            lambda: self._look_at_clients(wait=_REFUSALS_WAIT),
+            self._housekeeping.look_before_refusing,
         )
-        self._services = Services(settings=settings, backend=self.backend, desk=desk)
+        accounts = Accounts(settings, self._housekeeping.quota_of)
+        self._services = Services(settings=settings, backend=self.backend, desk=desk, accounts=accounts)
         self._administration = Administration(
             self._services, self.registry, self._connections, lambda: self._stopping is not None
         )
         await self._administration.start()
-        self._sockets = await loop.run_in_executor(self._file_thread, open_sockets, settings.host, settings.port)
-        self._port, self._url = port_of(self._sockets), url_for(self._sockets)
+        self._sockets = await self._housekeeping.run_in_thread(open_sockets, settings.host, settings.port)
+        self._port = port_of(self._sockets)
+        self._url = url_for(self._sockets, "ws" if self._housekeeping.certificate is None else "wss")
         await self._listen()
-        self._background.append(loop.create_task(self._keep_house()))
+        self._background.append(loop.create_task(self._housekeeping.keep()))
         if self._model_server_url:
-            self._background.append(loop.create_task(self._look_for_model_server()))
-        _log.info("listening on %s with %d clients and the backend %s", self._url, len(clients), self.backend.name)
+            self._background.append(loop.create_task(look_for_model_server(self._model_server_url)))
+        _log.info("listening on %s with %d clients and the backend %s", self._url, clients, self.backend.name)
 
     async def _listen(self) -> None:
         http_log: Any = _HttpLog(logging.getLogger("wsclient.gateway.http"), {})
         server = HttpServer(self._handle, self._lobby, access_log=None, logger=http_log)
         self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await self._runner.setup()
+        if self._housekeeping.certificate is not None:
+            timeout = self.settings.auth_timeout
+            self._tls_listeners = [
+                TlsListener(listening, self._housekeeping.certificate, self._lobby, server, timeout)
+                for listening in self._sockets
+            ]
+            return
         for listening in self._sockets:
-            await web.SockSite(self._runner, listening, backlog=1024).start()
+            # So many are also accepted before the others have their turn; each costs 0.2 ms. The queue stays long.
+            await web.SockSite(self._runner, listening, backlog=ACCEPTED_AT_ONCE).start()
+            listening.listen(BACKLOG)
 
     # --- connections --------------------------------------------------------------------------------------------------
+
+    def _address_of(self, request: web.BaseRequest) -> str:
+        """Return for whom the request speaks, `""` when he is gone already."""
+        if request.transport is None:
+            return ""
+        return self._lobby.client_address(request.transport, request.headers.getall("X-Forwarded-For", ()))
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if not is_upgrade(request):
             assert self._administration is not None
-            address = peer_address(request.transport) if request.transport is not None else ""
-            return await self._administration.endpoints.answer(request, address)
-        refusal = refuse_upgrade(request)
+            return await self._administration.endpoints.answer(request, self._address_of(request))
+        refusal = refuse_upgrade(request, self._origins)
         if refusal is not None:
             return refusal
         if self._stopping is not None:
             return answer_stopping()
+        address = self._address_of(request)
+        if not self._lobby.upgrade(request.protocol, address):
+            return refuse_crowd()
         response = UpgradeResponse(request)
         writer = await response.prepare(request)
         transport, protocol = request.transport, request.protocol
         # The client may be gone, or the gateway stopping, by the time the answer is written.
         if writer is None or transport is None or self._services is None or self._stopping is not None:
             return response
-        self._lobby.upgrade(protocol)
-        address = peer_address(transport)
         connection = Connection(
             self._services, transport, writer, address, on_login=lambda: self._lobby.leave(protocol)
         )
@@ -250,45 +263,6 @@ class Gateway:
             counts["sent_bytes"] += connection.socket.sent_bytes
             _log.debug("a connection from %s ended with %d", address, connection.socket.close_code)
         return response
-
-    # --- in the background --------------------------------------------------------------------------------------------
-
-    async def _keep_house(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._look_at_clients()
-            try:
-                await loop.run_in_executor(self._file_thread, self.registry.flush_logins, time.time())
-            except RegistryError as error:
-                _log.warning("the clients file gives trouble: %s", error)
-            await asyncio.sleep(_HOUSEKEEPING)
-
-    async def _look_at_clients(self, wait: float = 0.0) -> None:
-        """Read the clients file if it is another one than before, and throw out whoever is no longer in it."""
-        if self._is_file_thread_over:
-            return
-        loop = asyncio.get_running_loop()
-        try:
-            self._throw_out(await loop.run_in_executor(self._file_thread, self.registry.reload_if_changed, wait))
-        except RegistryError as error:
-            _log.warning("the clients file gives trouble: %s", error)
-
-    def _throw_out(self, client_ids: set[str]) -> None:
-        for connection in list(self._connections):
-            if connection.client_id in client_ids:
-                _log.info("client %s was revoked or changed; its connection is closed", connection.client_id)
-                connection.socket.close(_REVOKED, "revoked")
-
-    async def _look_for_model_server(self) -> None:
-        parts = urlsplit(self._model_server_url)
-        try:
-            async with asyncio.timeout(5):
-                port = parts.port or (443 if parts.scheme == "https" else 80)
-                _, writer = await asyncio.open_connection(parts.hostname, port)
-        except (OSError, TimeoutError):
-            _log.warning("no model server answers at %s; requests fail until one does", self._model_server_url)
-        else:
-            writer.close()
 
     # --- stop ---------------------------------------------------------------------------------------------------------
 
@@ -319,11 +293,12 @@ class Gateway:
         if self._runner is not None:
             for site in self._runner.sites:
                 await site.stop()
+        for listener in self._tls_listeners:
+            await listener.stop()
         for listening in self._sockets:
             listening.close()
 
     async def _stop(self) -> None:
-        loop = asyncio.get_running_loop()
         await self._stop_accepting()
         await send_away(self._connections, lambda: self._deadline)
         self._lobby.abort_all()
@@ -335,18 +310,9 @@ class Gateway:
         if self._administration is not None:
             await self._administration.close()
         await self.backend.close()
-        flush = loop.run_in_executor(self._file_thread, self._flush_logins)
-        _, late = await asyncio.wait([flush], timeout=_LAST_FLUSH)
-        self._is_file_thread_over = True
-        self._file_thread.shutdown(wait=not late, cancel_futures=True)
+        await self._housekeeping.end()
         self._login_thread.shutdown(cancel_futures=True)
         _log.info("stopped")
-
-    def _flush_logins(self) -> None:
-        try:
-            self.registry.flush_logins(time.time(), force=True)
-        except RegistryError as error:
-            _log.warning("the last logins are not in the clients file: %s", error)
 
 
 def run_gateway(
@@ -365,7 +331,15 @@ def run_gateway(
     Raises:
         GatewayError: the gateway cannot start.
     """
+    _raise_descriptor_limit()
     asyncio.run(_run(Gateway(settings, backend), on_ready))
+
+
+def _raise_descriptor_limit() -> None:
+    """Let the process have as many connections as it may: the usual limit of 1024 is for programs that use `select`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(gateway: Gateway, on_ready: Callable[[Gateway], None] | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from ..core.auth import hash_for_algorithm
+from .addresses import normal_origin, parse_network
 from .admin_token import ADMIN_TOKEN_VARIABLE, check_admin_token, read_admin_token
 from .ollama_host import DEFAULT_OLLAMA_URL, parse_ollama_host
 from .openai_url import DEFAULT_OPENAI_URL, parse_openai_url
@@ -21,6 +22,9 @@ __all__ = ["BACKENDS", "GatewaySettings"]
 BACKENDS = ("ollama", "openai", "builtin")
 
 _Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+_optional = attrs.validators.optional
+_NUMBER, _BYTES = "a whole number", "a number of bytes"
 
 # The original logs through winston; its names are taken as well as Python's.
 _LOG_LEVELS = {
@@ -57,6 +61,31 @@ def _seconds(low: float, high: float) -> _Validator:
             raise ValueError(f"{attribute.name} must be {low:g} to {high:g} seconds (got {_got(value)})")
 
     return check
+
+
+def _texts(value: Any) -> Any:
+    """Return what a repeatable flag gave as a tuple; what cannot be one is left for the validator to name."""
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _each(check: Callable[[str], object], what: str) -> _Validator:
+    """Return a validator for a tuple of texts, for none of which `check` raises `ValueError`."""
+
+    def check_all(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, tuple):
+            raise ValueError(f"{attribute.name} must be a list of texts (got {_got(value)})")
+        for item in value:
+            try:
+                check(item)
+            except (ValueError, TypeError, AttributeError):
+                raise ValueError(f"{attribute.name} must be {what} (got {_got(item)})") from None
+
+    return check_all
+
+
+def _origin_or_any(value: str) -> None:
+    if value != "*":
+        normal_origin(value)
 
 
 def _text(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -143,6 +172,10 @@ class GatewaySettings:
         max_messages_before_login: that a connection may send until it has logged in.
         max_sockets_before_login_per_address: connections of one address that have not logged in.
         max_open_requests: of one connection, running at the same time.
+        max_open_generations: of one client over all its connections; `None`, as for the next two, for no limit. These
+            and `max_message_size` are defaults: the clients file can say otherwise of each client.
+        requests_per_minute: of one client over all its connections; generations and lists of models count.
+        max_prompt_size: of the prompt and the system prompt together.
         max_unsent_bytes: that wait for a client to read them before it is cut off.
         write_timeout: how long a client may read nothing while something waits for it.
         close_timeout: how long the other side of a closing handshake is waited for.
@@ -151,6 +184,10 @@ class GatewaySettings:
         max_running: generations that one model works at; what `OLLAMA_NUM_PARALLEL` says suits an Ollama best.
         max_waiting: generations that may wait for one model; beyond that requests are told that it is busy.
         max_wait: how long one may wait for its turn.
+        allow_origin: web pages that may connect, as `https://host`, or `*` for all; who sends no Origin is no web page.
+        trusted_proxy: addresses and networks of the reverse proxies whose `X-Forwarded-For` is believed.
+        tls_cert: a PEM file with the certificate and its chain, for `wss://`; read again when it changes.
+        tls_key: a PEM file with its private key, when that is not in the certificate's file.
         drain: how long an orderly stop lets running generations finish.
         admin_token: what an administrator proves itself with who registers clients over HTTP; without one, nobody can.
             It is a secret: give it by the environment or by a file, never on a command line.
@@ -162,11 +199,9 @@ class GatewaySettings:
     """
 
     host: str = attrs.field(default="127.0.0.1", validator=_text)
-    port: int = attrs.field(default=3000, validator=_whole(0, 65535, "a whole number"))
+    port: int = attrs.field(default=3000, validator=_whole(0, 65535, _NUMBER))
     data_dir: Path = attrs.field(default=Path("data"), converter=_path, validator=_is_path)
-    clients_file: Path | None = attrs.field(
-        default=None, converter=_path, validator=attrs.validators.optional(_is_path)
-    )
+    clients_file: Path | None = attrs.field(default=None, converter=_path, validator=_optional(_is_path))
     backend: str = attrs.field(default="ollama", validator=_one_of(*BACKENDS))
     ollama_url: str = attrs.field(default=DEFAULT_OLLAMA_URL, converter=_ollama_url)
     openai_url: str = attrs.field(default=DEFAULT_OPENAI_URL, converter=_openai_url)
@@ -177,16 +212,19 @@ class GatewaySettings:
     openai_options: str = attrs.field(default="auto", validator=_one_of("auto", "standard", "extended"))
     default_model: str = attrs.field(validator=_text)
     auth_timeout: float = attrs.field(default=10.0, validator=_seconds(0.01, 3600))
-    max_auth_attempts: int = attrs.field(default=5, validator=_whole(1, 1000, "a whole number"))
+    max_auth_attempts: int = attrs.field(default=5, validator=_whole(1, 1000, _NUMBER))
     default_signature_algorithm: str = attrs.field(default="SHA256", validator=_algorithm)
-    max_message_size: int = attrs.field(default=32 << 20, validator=_whole(8192, 1 << 30, "a number of bytes"))
-    max_message_size_before_login: int = attrs.field(default=8192, validator=_whole(1024, 1 << 20, "a number of bytes"))
-    max_messages_before_login: int = attrs.field(default=4, validator=_whole(1, 1000, "a whole number"))
+    max_message_size: int = attrs.field(default=32 << 20, validator=_whole(8192, 1 << 30, _BYTES))
+    max_message_size_before_login: int = attrs.field(default=8192, validator=_whole(1024, 1 << 20, _BYTES))
+    max_messages_before_login: int = attrs.field(default=4, validator=_whole(1, 1000, _NUMBER))
     max_sockets_before_login_per_address: int = attrs.field(
         default=256, validator=_whole(1, 1_000_000, "a whole number")
     )
-    max_open_requests: int = attrs.field(default=1024, validator=_whole(1, 1_000_000, "a whole number"))
-    max_unsent_bytes: int = attrs.field(default=16 << 20, validator=_whole(1 << 16, 1 << 30, "a number of bytes"))
+    max_open_requests: int = attrs.field(default=1024, validator=_whole(1, 1_000_000, _NUMBER))
+    max_open_generations: int | None = attrs.field(default=None, validator=_optional(_whole(0, 1_000_000, _NUMBER)))
+    requests_per_minute: int | None = attrs.field(default=None, validator=_optional(_whole(0, 100_000, _NUMBER)))
+    max_prompt_size: int | None = attrs.field(default=None, validator=_optional(_whole(1, 1 << 30, _BYTES)))
+    max_unsent_bytes: int = attrs.field(default=16 << 20, validator=_whole(1 << 16, 1 << 30, _BYTES))
     write_timeout: float = attrs.field(default=30.0, validator=_seconds(0.01, 3600))
     close_timeout: float = attrs.field(default=1.0, validator=_seconds(0.01, 60))
     first_token_timeout: float = attrs.field(default=300.0, validator=_seconds(0.01, 86400))
@@ -194,6 +232,14 @@ class GatewaySettings:
     max_running: int = attrs.field(validator=_whole(1, 100_000, "a whole number"))
     max_waiting: int = attrs.field(default=64, validator=_whole(0, 100_000, "a whole number"))
     max_wait: float = attrs.field(default=120.0, validator=_seconds(0, 86400))
+    allow_origin: tuple[str, ...] = attrs.field(
+        default=(), converter=_texts, validator=_each(_origin_or_any, "origins like 'https://example.org', or '*'")
+    )
+    trusted_proxy: tuple[str, ...] = attrs.field(
+        default=(), converter=_texts, validator=_each(parse_network, "addresses or networks like '10.0.0.0/8'")
+    )
+    tls_cert: Path | None = attrs.field(default=None, converter=_path, validator=_optional(_is_path))
+    tls_key: Path | None = attrs.field(default=None, converter=_path, validator=_optional(_is_path))
     drain: float = attrs.field(default=10.0, validator=_seconds(0, 3600))
     admin_token: str | None = attrs.field(default=None, repr=False, validator=attrs.validators.optional(_token))
     admin_token_file: Path | None = attrs.field(
@@ -204,6 +250,10 @@ class GatewaySettings:
     )
     metrics_host: str = attrs.field(default="127.0.0.1", validator=_text)
     log_level: str = attrs.field(default="info", validator=_log_level)
+
+    def __attrs_post_init__(self) -> None:
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("tls_key is of no use without tls_cert")
 
     @default_model.default
     def _default_model(self) -> str:

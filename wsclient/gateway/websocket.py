@@ -16,6 +16,7 @@ import fcntl
 import logging
 import sys
 import termios
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +33,12 @@ _log = logging.getLogger(__name__)
 
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
+
+# One read may hold forty thousand frames, 0.1 s of work and more: after this many seconds the others have their turn.
+_SLICE_TIME, _SLICE_BYTES = 0.005, 4 * 1024
+
+# Pings, pongs and small fragments: so many at once, and so many more a second. They cost 3 microseconds each.
+_SMALL_FRAMES, _SMALL_FRAMES_PER_SECOND = 256, 64
 
 
 class _State(Enum):
@@ -83,6 +90,11 @@ class WebSocket:
         self._on_close: Callable[[], None] | None = on_close
         limit = settings.max_message_size_before_login
         self._parser = FrameParser(masked=True, max_message_size=limit)
+        self._parser.small_frames_left = _SMALL_FRAMES
+        self._refilled_at = time.monotonic()
+        # What was read and waits for its turn; nothing is read meanwhile.
+        self._unread = b""
+        self._is_paused = False
         self._state = _State.OPEN
         self._unwritten: list[bytes] = []
         self._unwritten_bytes = 0
@@ -111,15 +123,54 @@ class WebSocket:
         """How much was handed to the system for the client, frames included."""
         return self._written_bytes
 
-    def allow_large_messages(self) -> None:
-        """Raise the size limit to what a client may send that has logged in."""
-        self._parser.max_message_size = self._settings.max_message_size
+    @property
+    def max_message_size(self) -> int:
+        """Bytes that a message may have; few until somebody who has logged in may send more."""
+        return self._parser.max_message_size
+
+    @max_message_size.setter
+    def max_message_size(self, size: int) -> None:
+        self._parser.max_message_size = size
 
     # --- in ---------------------------------------------------------------------------------------------------------
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Take what was read; aiohttp calls this. Never raises, for that would end in a traceback in the log."""
         self.received_bytes += len(data)
+        if self._unread:
+            self._unread += data
+        else:
+            self._unread = data
+            self._read_on()
+        return False, b""
+
+    def _read_on(self) -> None:
+        self._refill()
+        data, position = self._unread, 0
+        slice_end = time.monotonic() + _SLICE_TIME
+        while position < len(data) and not self._parser.is_done and self._state is not _State.LOST:
+            self._take(data[position : position + _SLICE_BYTES])
+            position += _SLICE_BYTES
+            if position < len(data) and time.monotonic() > slice_end:
+                self._unread = data[position:]
+                self._loop.call_soon(self._read_on)
+                if not self._is_paused:
+                    self._is_paused = True
+                    self._transport.pause_reading()
+                return
+        self._unread = b""
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _refill(self) -> None:
+        now = time.monotonic()
+        more = int((now - self._refilled_at) * _SMALL_FRAMES_PER_SECOND)
+        if more and self._parser.small_frames_left is not None:
+            self._parser.small_frames_left = min(_SMALL_FRAMES, self._parser.small_frames_left + more)
+            self._refilled_at = now
+
+    def _take(self, data: bytes) -> None:
         texts = self._parser.feed(data)
         if texts and self._state is _State.OPEN:
             self._on_texts(texts)
@@ -128,7 +179,6 @@ class WebSocket:
             self.close(self._parser.violation.code, self._parser.violation.reason)
         elif self._parser.close is not None:
             self._answer_close(self._parser.close.code)
-        return False, b""
 
     def feed_eof(self) -> None:
         """Take note that the connection is lost; aiohttp calls this."""

@@ -76,7 +76,9 @@ class BackendError(Exception):
 class Backend(Protocol):
     """A model server. All methods run on the gateway's event loop; cancelling one lets go of the model server."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What kind of model server it is."""
 
     async def start(self) -> None:
         """Make what the backend needs before the first request; raise `BackendError` when that cannot be."""

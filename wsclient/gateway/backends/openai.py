@@ -120,9 +120,15 @@ class OpenAIBackend:
             body = chat_body(request, is_extended=self._is_extended, max_tokens_name=self._max_tokens_name)
         else:
             path, body = "/completions", completion_body(request, is_extended=self._is_extended)
-        async with aclosing(self._server.stream(path, body, OpenAIStream())) as lists:
-            async for pieces in lists:
-                yield pieces
+        try:
+            async with aclosing(self._server.stream(path, body, OpenAIStream())) as lists:
+                async for pieces in lists:
+                    yield pieces
+        except BackendError as error:
+            if error.code is not ErrorCode.MODEL_NOT_FOUND:
+                raise
+            # In the same words as of a model that a client may not use.
+            raise BackendError(f"model '{bounded(request.model, 100)}' not found", error.code) from error
 
     async def _default_model(self) -> str:
         names = [model["name"] for model in await self.list_models()]
