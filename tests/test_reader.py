@@ -107,6 +107,22 @@ def test_all_messages_of_one_read_are_handed_over_at_once(open_line: Line) -> No
     assert open_line.connection.batches == [[{"n": 1}, {"n": 2}, {"n": 3}]]
 
 
+def test_a_long_read_is_parsed_in_pieces_and_loses_nothing(open_line: Line) -> None:
+    messages = [{"n": n, "text": "x" * 100} for n in range(8000)]
+    open_line.transport.say(*messages)
+    wait_until(lambda: len(open_line.connection.values) == len(messages))
+    assert open_line.connection.values == messages
+    # 120 bytes each at the least: a piece is 128 KiB.
+    assert max(map(len, open_line.connection.batches)) <= 128 * 1024 / 120
+
+
+def test_nothing_is_taken_of_a_long_read_after_its_close_frame(open_line: Line) -> None:
+    close = encode_frame(CLOSE, close_payload(1001))
+    open_line.transport.arrive(close + encode_frame(TEXT, b'{"n": 1}') * 100_000)
+    assert "1001" in str(open_line.end())
+    assert open_line.connection.batches == [[]]
+
+
 def test_bytes_that_make_no_message_are_a_sign_of_life(open_line: Line) -> None:
     frame = encode_frame(TEXT, b'{"n": 1}')
     open_line.transport.arrive(frame[:3])
