@@ -70,7 +70,7 @@ class LoginWaiters:
         return told
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Loss:
     """What a connection's end means, to be carried out once the lock is released.
 

@@ -50,7 +50,7 @@ class _Subscription:
     is_active: bool = True
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(eq=False, repr=False)
 class _Event:
     """One event, or the tokens of one batch: their event objects are only built when somebody listens."""
 
@@ -67,7 +67,7 @@ class _Event:
             yield TokenEvent(id, token, token_kind)
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(eq=False, repr=False)
 class _Delivery:
     event: _Event
     subscriptions: tuple[_Subscription, ...]

@@ -24,7 +24,7 @@ __all__ = ["Outgoing", "RequestMessage", "plan_batch", "plan_generation"]
 RequestMessage: TypeAlias = GenerateMessage | ModelsMessage | PingMessage | StopMessage
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Outgoing:
     """One request: its message, its open request, and its handle unless that is a generation."""
 

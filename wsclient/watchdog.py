@@ -26,24 +26,24 @@ _logger = logging.getLogger("wsclient.watchdog")
 _LONGEST_SLEEP = 3600.0
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(eq=False, repr=False)
 class Abandon:
     """Note: nobody reads the generation any more."""
 
     id: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(eq=False, repr=False)
 class CloseDown:
     """Note: the client was dropped without a close."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(eq=False, repr=False)
 class Wake:
     """Note: something became due earlier than planned."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(eq=False, repr=False)
 class _Stop:
     """Note: the thread is to end."""
 

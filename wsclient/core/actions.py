@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class Tokens:
     """Hand one batch of tokens to a generation; `text` is the same joined."""
 
@@ -41,7 +41,7 @@ class Tokens:
     is_thinking: bool = False
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class Started:
     """Tell a generation that the server accepted it."""
 
@@ -49,7 +49,7 @@ class Started:
     model: str | None
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class Ended:
     """Tell a generation its end; `message` is the server's, or made up for one that was cancelled."""
 
@@ -57,7 +57,7 @@ class Ended:
     message: StreamEndMessage
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class Answered:
     """Give a request its answer."""
 
@@ -65,7 +65,7 @@ class Answered:
     value: Any
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class Failed:
     """Give a request or generation its error."""
 
@@ -73,54 +73,54 @@ class Failed:
     error: WSClientError
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class StrayError:
     """Report an error that belongs to no request."""
 
     error: WSClientError
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class StatusChanged:
     """Report the new status."""
 
     status: ConnectionStatus
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class Ready:
     """The login succeeded: requests can go out; `is_recovery` says whether an outage ended with it."""
 
     is_recovery: bool
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class Sign:
     """Sign the challenge and send the answer."""
 
     challenge: str = attrs.field(repr=False)
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class Probe:
     """Send an application ping: the line has been silent for too long."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class StopOnServer:
     """Send a stop for a generation that nobody waits for any more."""
 
     id: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class EndLine:
     """End the connection without ceremony; `error` says why."""
 
     error: WSClientError
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(repr=False)
 class Dial:
     """Start the next connection attempt now."""
 

@@ -63,7 +63,7 @@ def _or_none(value: Any) -> Any:
     return None if value is attrs.NOTHING else value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class Message:
     """What every message has in common.
 
@@ -99,11 +99,16 @@ class Message:
         # original server's whole process down (protocol.md section 2).
         return _encoder.encode(self.to_wire(timestamp))
 
+    def __repr__(self) -> str:
+        # One for all: each that attrs makes takes 0.1 ms of the import.
+        shown = (f"{field.name}={getattr(self, field.name)!r}" for field in attrs.fields(self.__class__) if field.repr)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
 
 # --- login ------------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class ChallengeMessage(Message):
     """The server's first word."""
 
@@ -111,7 +116,7 @@ class ChallengeMessage(Message):
     challenge: str = attrs.field(repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class AuthenticateMessage(Message):
     """The client's answer to the challenge; `signature` is base64."""
 
@@ -120,7 +125,7 @@ class AuthenticateMessage(Message):
     signature: Any = attrs.field(default=_ABSENT, repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class AuthResultMessage(Message):
     """The verdict. `server` and `max_message_bytes` are additions of our gateway (protocol.md section 5)."""
 
@@ -141,7 +146,7 @@ class AuthResultMessage(Message):
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class ModelsMessage(Message):
     """Asks for the list of models."""
 
@@ -149,7 +154,7 @@ class ModelsMessage(Message):
     id: Any = _ABSENT
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class GenerateMessage(Message):
     """Asks for a generation."""
 
@@ -160,7 +165,7 @@ class GenerateMessage(Message):
     options: Any = attrs.field(default=_ABSENT, repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class StopMessage(Message):
     """Asks to stop the generation `request_id`."""
 
@@ -169,7 +174,7 @@ class StopMessage(Message):
     request_id: Any = _ABSENT
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class PingMessage(Message):
     """Asks for a sign of life (the protocol's own, not RFC 6455's)."""
 
@@ -177,7 +182,7 @@ class PingMessage(Message):
     id: Any = _ABSENT
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class BatchMessage(Message):
     """Several requests in one frame; `messages` are their JSON objects."""
 
@@ -189,7 +194,7 @@ class BatchMessage(Message):
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class ModelsResultMessage(Message):
     """The list of models: Ollama's own objects, from an older server plain strings."""
 
@@ -198,7 +203,7 @@ class ModelsResultMessage(Message):
     models: list[Any] = attrs.field(factory=list)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class StreamStartMessage(Message):
     """A generation was accepted; the model may not even have been asked yet."""
 
@@ -207,7 +212,7 @@ class StreamStartMessage(Message):
     model: str = _ABSENT
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class StreamTokenMessage(Message):
     """A token; `kind` is `"thinking"` for thinking text and absent for the answer."""
 
@@ -217,7 +222,7 @@ class StreamTokenMessage(Message):
     kind: str = _ABSENT
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class StreamEndMessage(Message):
     """The end of a generation; `elapsed_time` in milliseconds, and so are the times in `usage`."""
 
@@ -229,7 +234,7 @@ class StreamEndMessage(Message):
     usage: dict[str, Any] = _ABSENT
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class AckMessage(Message):
     """A stop was carried out."""
 
@@ -239,7 +244,7 @@ class AckMessage(Message):
     action: str = "stop"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class PongMessage(Message):
     """The answer to a ping."""
 
@@ -247,7 +252,7 @@ class PongMessage(Message):
     id: Any = _ABSENT
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class ErrorMessage(Message):
     """An error; without an id it belongs to no request."""
 
@@ -272,7 +277,7 @@ class ErrorMessage(Message):
         return self.code == "generation_error" and "aborted" in self.error
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class UnknownMessage:
     """A message of a type that is not part of the protocol: ignored and counted by the client."""
 
