@@ -119,7 +119,8 @@ class Connection(Line):
         try:
             self.send([request], text, deadline)
             return wait_for(future, None, f"request {id}")
-        except KeyboardInterrupt:
+        except BaseException:
+            # Ctrl-C, or what another signal handler raises: nobody waits any more.
             with self._lock:
                 self._session.give_up(id, time.monotonic())
             raise

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from types import CodeType
 from typing import Any, Protocol
 
 from .core.messages import StreamEndMessage
@@ -24,6 +25,8 @@ _TOKEN_OVERHEAD = 64
 def wait_for(future: Future[Any], timeout: float | None, what: str) -> Any:
     """Wait for a future's result; its own error is raised as a fresh copy, so that many waiters can share it.
 
+    A `TimeoutError` that a signal handler raises meanwhile (the usual use of `signal.alarm`) comes through as it is.
+
     Raises:
         RequestTimeoutError: not there after `timeout` seconds.
         WSClientError: what the future was failed with.
@@ -32,11 +35,21 @@ def wait_for(future: Future[Any], timeout: float | None, what: str) -> Any:
         return future.result(timeout)
     except WSClientError as error:
         raise error.again() from error.__cause__
-    except TimeoutError:
+    except TimeoutError as error:
+        if _origin(error) is not Future.result.__code__:
+            raise
         if future.done():
             # It came at the very last moment.
             return wait_for(future, None, what)
         raise RequestTimeoutError(f"{what} did not end within {timeout:g} s") from None
+
+
+def _origin(error: BaseException) -> CodeType | None:
+    """Return the code that raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code if trace is not None else None
 
 
 def inherited_error(what: str) -> ConnectionLostError:
@@ -240,7 +253,13 @@ class GenerationFeed:
             queue.Empty: nothing there, and not blocking.
         """
         self._use_process()
-        item = self._batches.get(block=blocking)
+        try:
+            item = self._batches.get(block=blocking)
+        except BaseException:
+            # Ctrl-C may come right after the get: the end must not be lost for the next one who asks.
+            if self.is_done:
+                self._batches.put(None)
+            raise
         if item is None:
             # For the next one who asks, in this thread or another.
             self._batches.put(None)
