@@ -145,6 +145,28 @@ def test_used_up_attempts_tell_those_who_wait(fake_client: MakeClient, fake_netw
     connected(client, fake_network, 3)
 
 
+def test_wait_ready_does_not_wait_for_what_was_given_up_before(
+    fake_client: MakeClient, fake_network: FakeNetwork
+) -> None:
+    client = fake_client(max_reconnect_attempts=1)
+    connected(client, fake_network).arrive(b"")
+    fake_network.line(1).refuse(REFUSED)
+    wait_until(lambda: client.status is ConnectionStatus.RECONNECT_FAILED)
+    assert Call(client.wait_ready).end() is False
+    call = Call(client.connect)
+    fake_network.line(2).log_in(success=False, error="Invalid signature")
+    call.end()
+    assert client.status is ConnectionStatus.AUTH_FAILED
+    assert Call(client.wait_ready).end() is False
+    client.close()
+    assert Call(client.wait_ready).end() is False
+    call = Call(client.connect)
+    fake_network.line(3).refuse(ConnectionFailedError("not trusted", retryable=False))
+    call.end()
+    assert Call(client.wait_ready).end() is False
+    connected(client, fake_network, 4)
+
+
 def test_a_gateway_that_drops_every_login_uses_up_the_attempts(
     fake_client: MakeClient, fake_network: FakeNetwork
 ) -> None:

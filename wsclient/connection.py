@@ -58,10 +58,13 @@ class Connection(Line):
         with self._lock:
             if self._session.is_ready:
                 return True
+            if self._is_closed or self._session.has_given_up:
+                # What those were told who waited when it ended.
+                return False
             waiter = self._waiters.add(is_patient=True)
         try:
-            waiter.future.result(timeout)
-        except (WSClientError, TimeoutError):
+            wait_for(waiter.future, timeout, "connecting")
+        except WSClientError:
             return self._session.is_ready
         finally:
             with self._lock:
