@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from .core.requests import OpenRequest, RequestKind
-from .delivery import LoginWaiter
+from .delivery import LoginWaiter, Loss
 from .errors import (
     ClientClosedError,
     ConnectionLostError,
@@ -37,7 +37,8 @@ class Connection(Line):
         self._use()
         with self._lock:
             self._session.keep_trying()
-            self._dial()
+            loss = self._dial()
+        self._tell_loss(loss)
 
     def connect(self, timeout: float | None) -> None:
         """Connect and wait until the login is through; see `WSClient.connect`."""
@@ -47,9 +48,9 @@ class Connection(Line):
             self._is_closed = False
             if self._session.is_ready:
                 return
-            if self._reader is None:
-                self._dial()
             waiter = self._waiters.add(is_patient=False)
+            loss = self._dial() if self._reader is None else None
+        self._tell_loss(loss)
         self._wait(waiter, limit)
 
     def wait_ready(self, timeout: float | None) -> bool:
@@ -163,19 +164,19 @@ class Connection(Line):
                     self._wake_watchdog(requests[0].deadline())
                     self._messages_sent += 1
                     return self._reader
-                waiter = self._begin_connecting()
+                waiter, loss = self._begin_connecting()
+            self._tell_loss(loss)
             self._wait(waiter, max(0.0, deadline - time.monotonic()))
 
-    def _begin_connecting(self) -> LoginWaiter:
+    def _begin_connecting(self) -> tuple[LoginWaiter, Loss | None]:
         """Make sure that an attempt is under way, for a request. The caller holds the lock."""
         if self._is_closed:
             raise ClientClosedError("the client is closed")
         if self._session.status is ConnectionStatus.AUTH_FAILED and self._session.last_error is not None:
             raise self._session.last_error.again()
         is_scheduled = self._session.keeps_trying
-        if self._reader is None and not is_scheduled:
-            self._dial()
-        return self._waiters.add(is_patient=is_scheduled)
+        waiter = self._waiters.add(is_patient=is_scheduled)
+        return waiter, self._dial() if self._reader is None and not is_scheduled else None
 
     def _check_size(self, text: str) -> None:
         limit = self._session.max_message_bytes or _MAX_SENT_BYTES

@@ -70,7 +70,7 @@ class Line:
         """
         options = self._options
         # The one lock: it guards the session, the current reader, the waiters and the watchdog's plan. Taken inside
-        # it: the callbacks' lock (to queue status events), nothing else.
+        # it: the callbacks' lock (to queue status events) and a transport's (to abort it), nothing else.
         self._lock = threading.Lock()
         times = SessionTimes(
             connect_timeout=options.connect_timeout,
@@ -144,21 +144,37 @@ class Line:
                 key = load_private_key(source, passphrase=options.passphrase, allow_readable=options.allow_readable_key)
                 self._signer = make_signer(key, options.signature_algorithm)
 
-    def _dial(self) -> None:
-        """Begin an attempt. The caller holds the lock."""
-        self._queue_status(self._session.dial(time.monotonic()))
-        self._number += 1
-        reader = Reader(self, Transport(self._options), self._number, self._options.max_message_size)
-        self._reader = reader
+    def _dial(self) -> Loss | None:
+        """Begin an attempt. The caller holds the lock.
+
+        Returns:
+            The loss, for `_tell_loss`, if it could not begin.
+        """
+        reader: Reader | None = None
         try:
+            self._queue_status(self._session.dial(time.monotonic()))
+            self._number += 1
+            reader = Reader(self, Transport(self._options), self._number, self._options.max_message_size)
+            self._reader = reader
             self.watchdog.ensure_started(self)
+            if self._is_closed:
+                # By a signal handler, a moment ago, when there was no watchdog to tell.
+                self.watchdog.note(CloseDown())
             self._wake_watchdog(self._session.next_due())
             reader.thread.start()
         except BaseException as error:
             # Ctrl-C, or no room for a thread: nobody may wait for an attempt that never began.
-            self._let_go(ConnectionFailedError(f"the attempt could not begin: {type(error).__name__}"))
-            reader.transport.abort()
+            reason = f"the attempt could not begin: {type(error).__name__}: {error}"
+            loss = self._take_loss(reader, ConnectionFailedError(reason))
+            if reader is not None:
+                reader.transport.abort()
+            if isinstance(error, Exception):
+                return loss
+            if loss is not None:
+                # Under the lock for once: it settles futures, no more.
+                tell(loss.told, loss.error)
             raise
+        return None
 
     def _end(self, reader: Reader, error: WSClientError) -> None:
         """End a line at once; its thread may be stuck in DNS or a user's signer, and closes the socket when it can."""
@@ -236,7 +252,7 @@ class Line:
             loss = self._take_loss(reader, error)
         self._tell_loss(loss)
 
-    def _take_loss(self, reader: Reader, error: WSClientError) -> Loss | None:
+    def _take_loss(self, reader: Reader | None, error: WSClientError) -> Loss | None:
         """Decide what a line's end means, once; `_tell_loss` carries it out. The caller holds the lock."""
         if reader is not self._reader:
             return None
@@ -286,9 +302,9 @@ class Line:
             actions = self._session.tick(now)
             # The line that they are about: by the time they are performed there may be another.
             reader = self._reader
-            if any(isinstance(action, Dial) for action in actions):
-                self._dial()
+            loss = self._dial() if any(isinstance(action, Dial) for action in actions) else None
         self._perform(actions, reader)
+        self._tell_loss(loss)
         callbacks = self._callbacks()
         if callbacks is not None:
             callbacks.expire()
