@@ -392,6 +392,8 @@ class Line:
         """Close the connection and end all threads, within about 2 s; see `WSClient.close`."""
         if is_interruption():
             # In a signal handler or a finalizer: one of our locks may be held by what it interrupted.
+            # Said at once: there may be no watchdog yet, and what was interrupted may be about to dial.
+            self._is_closed = True
             self.watchdog.note(CloseDown())
             return
         self._use_process()
