@@ -96,7 +96,7 @@ class Connection(Line):
                 return
             # Under the same lock: a moment later it may have succeeded, and somebody may use it.
             loss = self._take_loss(reader, ConnectionTimeoutError(f"the attempt was given up after {timeout:g} s"))
-        reader.transport.abort()
+            reader.transport.abort()
         self._tell_loss(loss)
 
     # --- requests -----------------------------------------------------------------------------------------------------

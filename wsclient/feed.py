@@ -205,6 +205,12 @@ class GenerationFeed:
         self._use_process()
         return self._done
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the result is there; asked for without the future's lock, which Ctrl-C could leave taken for good."""
+        self._use_process()
+        return self.is_done
+
     def _use_process(self) -> None:
         """End it in a forked child: its tokens go on coming in where it was begun, and nobody would fill it here."""
         if self._process == os.getpid():
@@ -287,6 +293,8 @@ class GenerationFeed:
         finally:
             with self._read_lock:
                 self._result_waiters -= 1
+                # Said here too: the thread that brings the end may not have come to it yet.
+                self.is_done = self.is_done or self._done.done()
                 # Who asks again and again must not find it failed for what came in while they waited.
                 self._read_cost = max(self._read_cost, self._received_cost)
 

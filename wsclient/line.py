@@ -28,9 +28,9 @@ from .dispatcher import Callbacks, EventKind
 from .errors import ClientClosedError, ConnectionFailedError, ConnectionLostError, SlowConsumerError, WSClientError
 from .events import ConnectionStatus
 from .feed import GenerationFeed
-from .forks import renewing
+from .forks import renewing, tell_after_fork
 from .ids import new_id, timestamp
-from .interruptions import is_interruption
+from .interruptions import is_interruption, run_whole
 from .keys import load_private_key
 from .options import ClientOptions
 from .reader import Reader
@@ -61,7 +61,7 @@ class Line:
         self._signer: Signer | None = None
         self._number = 0
         self._renew()
-        _lines.add(self)
+        tell_after_fork(self)
 
     def _renew(self) -> None:
         """Make everything that belongs to this process: at birth, and again at the first use after a fork.
@@ -117,10 +117,10 @@ class Line:
                 callbacks.use_process()
             with renewing():
                 if self._is_stale or self._process != os.getpid():
-                    self._forget_parent()
+                    self.forget_parent()
                     self._renew()
 
-    def _forget_parent(self) -> None:
+    def forget_parent(self) -> None:
         """Let go of the parent's line in a forked child, without a word on it: the parent streams on."""
         self._is_stale = True
         if self._reader is not None:
@@ -397,6 +397,10 @@ class Line:
             self.watchdog.note(CloseDown())
             return
         self._use_process()
+        # A close that Ctrl-C cut in two would leave the socket open, and other threads without their answer.
+        run_whole(self._close, "wsclient-close")
+
+    def _close(self) -> None:
         deadline = time.monotonic() + _CLOSE_WITHIN
         error = ClientClosedError("the client was closed")
         with self._lock:
@@ -440,16 +444,3 @@ def _stop_message(id: str) -> bytes:
 def _join(thread: threading.Thread, deadline: float) -> None:
     if thread is not threading.current_thread():
         thread.join(max(0.0, deadline - time.monotonic()))
-
-
-# Forked children find the lines of their parent here.
-_lines: weakref.WeakSet[Line] = weakref.WeakSet()
-
-
-def _forget_parents() -> None:
-    for line in list(_lines):
-        line._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parents)
