@@ -36,9 +36,10 @@ class Collecting:
         self.lock.release()
     def collect(self, frame):
         name = frame.f_globals["__name__"]
-        # Of the locks inside of futures and conditions some will do; the last victims are for those that a close takes.
-        is_ours = name.startswith("wsclient") or places[name] < 50
-        if (len(victims) > 20 and is_ours) or name == "wsclient.transport":
+        # Of the locks inside of futures and conditions some will do, and of those that the watchdog takes: each victim
+        # is another note for it, and it would use them all up alone. The last ones are for what a close takes.
+        is_rare = name in ("wsclient.connection", "wsclient.feed", "wsclient.outbox") or places[name] < 50
+        if (len(victims) > 20 and is_rare) or name == "wsclient.transport":
             try:
                 cycle = Cycle(victims.pop())
             except IndexError:
