@@ -163,12 +163,12 @@ class Line:
             self._wake_watchdog(self._session.next_due())
             reader.thread.start()
         except BaseException as error:
-            # Ctrl-C, or no room for a thread: nobody may wait for an attempt that never began.
+            # No room for a thread, or Ctrl-C: nobody may wait for an attempt that never began.
             reason = f"the attempt could not begin: {type(error).__name__}: {error}"
             loss = self._take_loss(reader, ConnectionFailedError(reason))
             if reader is not None:
                 reader.transport.abort()
-            if isinstance(error, Exception):
+            if isinstance(error, RuntimeError | MemoryError):
                 return loss
             if loss is not None:
                 # Under the lock for once: it settles futures, no more.
