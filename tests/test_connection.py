@@ -227,7 +227,7 @@ def test_an_attempt_whose_thread_cannot_start_is_not_waited_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_room)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ConnectionFailedError, match="can't start new thread"):
             client.connect()
     assert client.status is ConnectionStatus.DISCONNECTED
     connected(client, fake_network, 1)

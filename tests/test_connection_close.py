@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -217,6 +218,40 @@ def test_a_generation_that_was_left_ends_only_after_the_server_was_told(
     generation.close()
     assert generation.result(5).is_cancelled
     assert ended_before == [False]
+
+
+def test_a_close_that_interrupts_a_request_before_its_dial_keeps_it_from_dialling(
+    fake_client: MakeClient, fake_network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = fake_client()
+    use = client._connection._use
+
+    def interrupted() -> None:
+        # As a signal handler would: below it there is a call of the library.
+        client.close()
+        use()
+
+    monkeypatch.setattr(client._connection, "_use", interrupted)
+    with pytest.raises(ClientClosedError):
+        client.list_models()
+    assert fake_network.lines == []
+
+
+def test_a_close_that_interrupts_a_dial_before_there_is_a_watchdog_is_not_lost(
+    fake_client: MakeClient, fake_network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = fake_client()
+    watchdog = client._connection.watchdog
+    ensure_started = watchdog.ensure_started
+
+    def interrupted(line: Any) -> None:
+        client.close()
+        ensure_started(line)
+
+    monkeypatch.setattr(watchdog, "ensure_started", interrupted)
+    call = Call(client.connect)
+    assert isinstance(call.end(), ClientClosedError)
+    assert client.status is ConnectionStatus.DISCONNECTED
 
 
 def test_failing_requests_without_a_connection_leave_nothing_behind(

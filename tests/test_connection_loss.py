@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -143,6 +144,54 @@ def test_used_up_attempts_tell_those_who_wait(fake_client: MakeClient, fake_netw
     assert waiting[1].end() is False
     assert client.status is ConnectionStatus.RECONNECT_FAILED
     connected(client, fake_network, 3)
+
+
+def test_attempts_that_have_no_room_for_a_thread_count_and_tell_those_who_wait(
+    fake_client: MakeClient,
+    fake_network: FakeNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = fake_client(max_reconnect_attempts=2, reconnect_delay=0.2)
+    line = connected(client, fake_network)
+    start = threading.Thread.start
+
+    def no_room(thread: threading.Thread) -> None:
+        if thread.name.startswith("wsclient-reader"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_room)
+        line.arrive(b"")
+        wait_until(lambda: client.status is ConnectionStatus.RECONNECTING)
+        waiting = [Call(client.list_models), Call(client.wait_ready)]
+        assert isinstance(waiting[0].end(), ReconnectFailedError)
+        assert waiting[1].end() is False
+    assert not [record for record in caplog.records if record.exc_info]
+    connected(client, fake_network, len(fake_network.lines))
+
+
+def test_wait_ready_does_not_wait_for_what_was_given_up_before(
+    fake_client: MakeClient, fake_network: FakeNetwork
+) -> None:
+    client = fake_client(max_reconnect_attempts=1)
+    connected(client, fake_network).arrive(b"")
+    fake_network.line(1).refuse(REFUSED)
+    wait_until(lambda: client.status is ConnectionStatus.RECONNECT_FAILED)
+    assert Call(client.wait_ready).end() is False
+    call = Call(client.connect)
+    fake_network.line(2).log_in(success=False, error="Invalid signature")
+    call.end()
+    assert client.status is ConnectionStatus.AUTH_FAILED
+    assert Call(client.wait_ready).end() is False
+    client.close()
+    assert Call(client.wait_ready).end() is False
+    call = Call(client.connect)
+    fake_network.line(3).refuse(ConnectionFailedError("not trusted", retryable=False))
+    call.end()
+    assert Call(client.wait_ready).end() is False
+    connected(client, fake_network, 4)
 
 
 def test_a_gateway_that_drops_every_login_uses_up_the_attempts(

@@ -505,3 +505,21 @@ def test_without_room_for_a_thread_publishing_goes_on_and_the_event_is_kept(
     callbacks.publish(CHANGE, "second")
     callbacks.stop(5)
     assert heard == ["first", "second"]
+
+
+def test_when_ctrl_c_falls_into_the_threads_start_the_next_event_is_heard(
+    callbacks: Callbacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+
+    def interrupted(_: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            callbacks.subscribe(CHANGE, heard.append)
+    callbacks.subscribe(CHANGE, heard.append)
+    callbacks.publish(CHANGE, "first")
+    callbacks.stop(5)
+    assert heard == ["first"]

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import pickle
 import queue
+import signal
 import sys
 import threading
 import time
@@ -585,11 +586,50 @@ def test_a_waiter_at_the_very_last_moment_gets_the_result(monkeypatch: pytest.Mo
     def too_late(timeout: float | None = None) -> Any:
         if timeout is None:
             return result(None)
-        source.finish()
-        raise TimeoutError
+        try:
+            return result(0)
+        finally:
+            source.finish()
 
     monkeypatch.setattr(done, "result", too_late)
     assert wait_for(done, 1, "it").id == "gen_1"
+
+
+@pytest.mark.parametrize("timeout", [None, 20.0])
+def test_a_timeout_error_that_a_signal_handler_raises_comes_through(source: Source, timeout: float | None) -> None:
+    mine = TimeoutError("mine")
+
+    def ring(*_: object) -> None:
+        raise mine
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(TimeoutError) as caught:
+            source.generation().result(timeout)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught.value is mine
+
+
+def test_an_end_that_ctrl_c_took_away_is_there_for_the_next_reader(source: Source) -> None:
+    class Interrupted:
+        def __init__(self, batches: Any) -> None:
+            self.put = batches.put
+            self._get = batches.get
+
+        def get(self, *, block: bool) -> None:
+            self._get(block=block)
+            raise KeyboardInterrupt
+
+    source.finish()
+    batches: Any = source.feed._batches
+    source.feed._batches = Interrupted(batches)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        next(source.generation())
+    source.feed._batches = batches
+    assert source.feed.next_batch(blocking=False) is None
 
 
 def test_next_batch_says_that_nothing_is_there(source: Source) -> None:

@@ -169,3 +169,45 @@ def test_without_room_for_a_thread_the_next_start_tries_again(
         with pytest.raises(RuntimeError):
             watchdog.ensure_started(connection)  # type: ignore[arg-type]
     start(watchdog, connection)
+
+
+@pytest.mark.parametrize("comes_up", [False, True])
+def test_when_ctrl_c_falls_into_the_start_there_is_one_thread_after_the_next(
+    watchdog: Watchdog, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch, comes_up: bool
+) -> None:
+    start_thread = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if comes_up:
+            start_thread(thread)
+            wait_until(lambda: connection.plans)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            watchdog.ensure_started(connection)  # type: ignore[arg-type]
+    start(watchdog, connection)
+    watchdog.note(Abandon("gen_1"))
+    wait_until(lambda: connection.events)
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("wsclient-watchdog-test") == 1
+
+
+def test_a_thread_that_comes_up_after_its_start_was_given_up_ends_at_once(
+    watchdog: Watchdog, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[threading.Thread] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            watchdog.ensure_started(connection)  # type: ignore[arg-type]
+    late[0].start()
+    late[0].join(5)
+    assert not late[0].is_alive()
+    assert connection.plans == 0

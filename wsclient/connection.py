@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from .core.requests import OpenRequest, RequestKind
-from .delivery import LoginWaiter
+from .delivery import LoginWaiter, Loss
 from .errors import (
     ClientClosedError,
     ConnectionLostError,
@@ -37,7 +37,8 @@ class Connection(Line):
         self._use()
         with self._lock:
             self._session.keep_trying()
-            self._dial()
+            loss = self._dial()
+        self._tell_loss(loss)
 
     def connect(self, timeout: float | None) -> None:
         """Connect and wait until the login is through; see `WSClient.connect`."""
@@ -47,9 +48,9 @@ class Connection(Line):
             self._is_closed = False
             if self._session.is_ready:
                 return
-            if self._reader is None:
-                self._dial()
             waiter = self._waiters.add(is_patient=False)
+            loss = self._dial() if self._reader is None else None
+        self._tell_loss(loss)
         self._wait(waiter, limit)
 
     def wait_ready(self, timeout: float | None) -> bool:
@@ -58,10 +59,13 @@ class Connection(Line):
         with self._lock:
             if self._session.is_ready:
                 return True
+            if self._is_closed or self._session.has_given_up:
+                # What those were told who waited when it ended.
+                return False
             waiter = self._waiters.add(is_patient=True)
         try:
-            waiter.future.result(timeout)
-        except (WSClientError, TimeoutError):
+            wait_for(waiter.future, timeout, "connecting")
+        except WSClientError:
             return self._session.is_ready
         finally:
             with self._lock:
@@ -92,7 +96,7 @@ class Connection(Line):
                 return
             # Under the same lock: a moment later it may have succeeded, and somebody may use it.
             loss = self._take_loss(reader, ConnectionTimeoutError(f"the attempt was given up after {timeout:g} s"))
-        reader.transport.abort()
+            reader.transport.abort()
         self._tell_loss(loss)
 
     # --- requests -----------------------------------------------------------------------------------------------------
@@ -119,7 +123,8 @@ class Connection(Line):
         try:
             self.send([request], text, deadline)
             return wait_for(future, None, f"request {id}")
-        except KeyboardInterrupt:
+        except BaseException:
+            # Ctrl-C, or what another signal handler raises: nobody waits any more.
             with self._lock:
                 self._session.give_up(id, time.monotonic())
             raise
@@ -159,19 +164,19 @@ class Connection(Line):
                     self._wake_watchdog(requests[0].deadline())
                     self._messages_sent += 1
                     return self._reader
-                waiter = self._begin_connecting()
+                waiter, loss = self._begin_connecting()
+            self._tell_loss(loss)
             self._wait(waiter, max(0.0, deadline - time.monotonic()))
 
-    def _begin_connecting(self) -> LoginWaiter:
+    def _begin_connecting(self) -> tuple[LoginWaiter, Loss | None]:
         """Make sure that an attempt is under way, for a request. The caller holds the lock."""
         if self._is_closed:
             raise ClientClosedError("the client is closed")
         if self._session.status is ConnectionStatus.AUTH_FAILED and self._session.last_error is not None:
             raise self._session.last_error.again()
         is_scheduled = self._session.keeps_trying
-        if self._reader is None and not is_scheduled:
-            self._dial()
-        return self._waiters.add(is_patient=is_scheduled)
+        waiter = self._waiters.add(is_patient=is_scheduled)
+        return waiter, self._dial() if self._reader is None and not is_scheduled else None
 
     def _check_size(self, text: str) -> None:
         limit = self._session.max_message_bytes or _MAX_SENT_BYTES

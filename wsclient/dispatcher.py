@@ -24,6 +24,7 @@ from .errors import WSClientError
 from .events import ErrorEvent, GenerationEndEvent, GenerationResult, GenerationStartEvent, TokenEvent
 from .feed import GenerationFeed
 from .forks import renewing
+from .interruptions import take_ticket
 
 __all__ = ["Callbacks", "EventKind"]
 
@@ -274,19 +275,27 @@ class Callbacks:
 
     def _ensure_thread(self) -> None:
         if self._thread is None:
+            ticket = [True]
             # Daemon: a program must be able to end while a callback blocks.
             self._thread = threading.Thread(
-                target=_run, args=(self._queue, self._previous), name=f"wsclient-dispatcher-{self._name}", daemon=True
+                target=_run,
+                args=(ticket, self._queue, self._previous),
+                name=f"wsclient-dispatcher-{self._name}",
+                daemon=True,
             )
             try:
                 self._thread.start()
-            except RuntimeError:
-                self._thread = None
+            except BaseException:
+                # As in `Watchdog.ensure_started`.
+                if take_ticket(ticket):
+                    self._thread = None
                 raise
             self._previous = None
 
 
-def _run(deliveries: _Queue, previous: threading.Thread | None) -> None:
+def _run(ticket: list[bool], deliveries: _Queue, previous: threading.Thread | None) -> None:
+    if not take_ticket(ticket):
+        return
     if previous is not None:
         previous.join()
     while True:

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from types import CodeType
 from typing import Any, Protocol
 
 from .core.messages import StreamEndMessage
@@ -25,6 +26,8 @@ _TOKEN_OVERHEAD = 64
 def wait_for(future: Future[Any], timeout: float | None, what: str) -> Any:
     """Wait for a future's result; its own error is raised as a fresh copy, so that many waiters can share it.
 
+    A `TimeoutError` that a signal handler raises meanwhile (the usual use of `signal.alarm`) comes through as it is.
+
     Raises:
         RequestTimeoutError: not there after `timeout` seconds.
         WSClientError: what the future was failed with.
@@ -33,11 +36,21 @@ def wait_for(future: Future[Any], timeout: float | None, what: str) -> Any:
         return future.result(timeout)
     except WSClientError as error:
         raise error.again() from error.__cause__
-    except TimeoutError:
+    except TimeoutError as error:
+        if _origin(error) is not Future.result.__code__:
+            raise
         if future.done():
             # It came at the very last moment.
             return wait_for(future, None, what)
         raise RequestTimeoutError(f"{what} did not end within {timeout:g} s") from None
+
+
+def _origin(error: BaseException) -> CodeType | None:
+    """Return the code that raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code if trace is not None else None
 
 
 def inherited_error(what: str) -> ConnectionLostError:
@@ -193,6 +206,12 @@ class GenerationFeed:
         self._use_process()
         return self._done
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the result is there; asked for without the future's lock, which Ctrl-C could leave taken for good."""
+        self._use_process()
+        return self.is_done
+
     def _use_process(self) -> None:
         """End it in a forked child: its tokens go on coming in where it was begun, and nobody would fill it here."""
         if self._process == os.getpid():
@@ -241,7 +260,13 @@ class GenerationFeed:
             queue.Empty: nothing there, and not blocking.
         """
         self._use_process()
-        item = self._batches.get(block=blocking)
+        try:
+            item = self._batches.get(block=blocking)
+        except BaseException:
+            # Ctrl-C may come right after the get: the end must not be lost for the next one who asks.
+            if self.is_done:
+                self._batches.put(None)
+            raise
         if item is None:
             # For the next one who asks, in this thread or another.
             self._batches.put(None)
@@ -269,6 +294,8 @@ class GenerationFeed:
         finally:
             with self._read_lock:
                 self._result_waiters -= 1
+                # Said here too: the thread that brings the end may not have come to it yet.
+                self.is_done = self.is_done or self._done.done()
                 # Who asks again and again must not find it failed for what came in while they waited.
                 self._read_cost = max(self._read_cost, self._received_cost)
 

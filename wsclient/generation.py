@@ -64,7 +64,7 @@ class Generation:
     @property
     def is_done(self) -> bool:
         """Whether it ended, one way or another."""
-        return self._feed.done.done()
+        return self._feed.has_ended
 
     def __iter__(self) -> Iterator[str]:
         """Iterate the tokens of the answer as they come; blocks between them until the generation's deadlines.
@@ -85,15 +85,22 @@ class Generation:
             self._leave()
 
     def __next__(self) -> str:
-        """Return the next token; blocks as `__iter__`. Raises `StopIteration` at the end, `WSClientError` as there."""
-        while True:
-            try:
-                return self._tokens.popleft()
-            except IndexError:
-                pass
-            if not self._advance():
-                self._raise_error()
-                raise StopIteration
+        """Return the next token; blocks as `__iter__`. Raises `StopIteration` at the end, `WSClientError` as there.
+
+        Ctrl-C stops the generation.
+        """
+        try:
+            while True:
+                try:
+                    return self._tokens.popleft()
+                except IndexError:
+                    pass
+                if not self._advance():
+                    self._raise_error()
+                    raise StopIteration
+        except KeyboardInterrupt:
+            self._leave()
+            raise
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Iterate in an event loop; no thread waits for it, the reader thread wakes the loop.
@@ -175,7 +182,12 @@ class Generation:
         Raises:
             WSClientError: as `WSClient.stop_generation`.
         """
-        return self._client.stop_generation(self)
+        try:
+            return self._client.stop_generation(self)
+        except KeyboardInterrupt:
+            # The server may not have been told yet.
+            self._leave()
+            raise
 
     def close(self) -> None:
         """Stop it if it is still running, without waiting; idempotent."""

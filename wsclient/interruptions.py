@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
 from types import FrameType
 
-__all__ = ["is_interruption"]
+__all__ = ["is_interruption", "run_whole", "take_ticket"]
 
 _PACKAGE = __name__.partition(".")[0]
 # They hold none of the client's locks while they call it.
@@ -35,3 +37,52 @@ def is_interruption() -> bool:
 def _is_library(frame: FrameType) -> bool:
     name = frame.f_globals.get("__name__", "")
     return name.startswith(f"{_PACKAGE}.") and not name.startswith(_USERS)
+
+
+def take_ticket(ticket: list[bool]) -> bool:
+    """Return whether the caller is the one who gets it.
+
+    A thread's `start()` that Ctrl-C ends leaves open whether the thread comes up. Either it takes the ticket and runs,
+    or the one that wanted to start it does, and it will not.
+
+    Args:
+        ticket: a list with one element.
+    """
+    try:
+        return ticket.pop()
+    except IndexError:
+        return False
+
+
+def run_whole(work: Callable[[], None], name: str) -> None:
+    """Do something that Ctrl-C must not cut in two; it ends the waiting at once, and the work is done all the same.
+
+    Signals fall into the main thread, so there another thread does the work.
+
+    Args:
+        work: what to do; its end is waited for.
+        name: the other thread's name.
+    """
+    if threading.current_thread() is threading.main_thread():
+        ticket = [True]
+
+        def run() -> None:
+            if take_ticket(ticket):
+                work()
+
+        # Daemon: the work may be about to wait, and a program must be able to end meanwhile.
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # No room for a thread, or (from CPython 3.12 on) the interpreter exits: then by this one after all.
+            if not take_ticket(ticket):
+                return
+        except BaseException:
+            # Ctrl-C came before the work, or in it; it must not begin later, when nobody reckons with it any more.
+            take_ticket(ticket)
+            raise
+        else:
+            thread.join()
+            return
+    work()

@@ -28,9 +28,9 @@ from .dispatcher import Callbacks, EventKind
 from .errors import ClientClosedError, ConnectionFailedError, ConnectionLostError, SlowConsumerError, WSClientError
 from .events import ConnectionStatus
 from .feed import GenerationFeed
-from .forks import renewing
+from .forks import renewing, tell_after_fork
 from .ids import dice, new_id, timestamp
-from .interruptions import is_interruption
+from .interruptions import is_interruption, run_whole
 from .keys import load_private_key
 from .options import ClientOptions
 from .reader import Reader
@@ -61,7 +61,7 @@ class Line:
         self._signer: Signer | None = None
         self._number = 0
         self._renew()
-        _lines.add(self)
+        tell_after_fork(self)
 
     def _renew(self) -> None:
         """Make everything that belongs to this process: at birth, and again at the first use after a fork.
@@ -70,7 +70,7 @@ class Line:
         """
         options = self._options
         # The one lock: it guards the session, the current reader, the waiters and the watchdog's plan. Taken inside
-        # it: the callbacks' lock (to queue status events), nothing else.
+        # it: the callbacks' lock (to queue status events) and a transport's (to abort it), nothing else.
         self._lock = threading.Lock()
         times = SessionTimes(
             connect_timeout=options.connect_timeout,
@@ -115,10 +115,10 @@ class Line:
                 callbacks.use_process()
             with renewing():
                 if self._is_stale or self._process != os.getpid():
-                    self._forget_parent()
+                    self.forget_parent()
                     self._renew()
 
-    def _forget_parent(self) -> None:
+    def forget_parent(self) -> None:
         """Let go of the parent's line in a forked child, without a word on it: the parent streams on."""
         self._is_stale = True
         if self._reader is not None:
@@ -142,28 +142,37 @@ class Line:
                 key = load_private_key(source, passphrase=options.passphrase, allow_readable=options.allow_readable_key)
                 self._signer = make_signer(key, options.signature_algorithm)
 
-    def _dial(self) -> None:
-        """Begin an attempt. The caller holds the lock."""
-        self._queue_status(self._session.dial(time.monotonic()))
-        self._number += 1
-        reader = Reader(self, Transport(self._options), self._number, self._options.max_message_size)
-        self._reader = reader
+    def _dial(self) -> Loss | None:
+        """Begin an attempt. The caller holds the lock.
+
+        Returns:
+            The loss, for `_tell_loss`, if it could not begin.
+        """
+        reader: Reader | None = None
         try:
+            self._queue_status(self._session.dial(time.monotonic()))
+            self._number += 1
+            reader = Reader(self, Transport(self._options), self._number, self._options.max_message_size)
+            self._reader = reader
             self.watchdog.ensure_started(self)
+            if self._is_closed:
+                # By a signal handler, a moment ago, when there was no watchdog to tell.
+                self.watchdog.note(CloseDown())
             self._wake_watchdog(self._session.next_due())
             reader.thread.start()
         except BaseException as error:
-            # Ctrl-C, or no room for a thread: nobody may wait for an attempt that never began.
-            self._let_go(ConnectionFailedError(f"the attempt could not begin: {type(error).__name__}"))
-            reader.transport.abort()
+            # No room for a thread, or Ctrl-C: nobody may wait for an attempt that never began.
+            reason = f"the attempt could not begin: {type(error).__name__}: {error}"
+            loss = self._take_loss(reader, ConnectionFailedError(reason))
+            if reader is not None:
+                reader.transport.abort()
+            if isinstance(error, RuntimeError | MemoryError):
+                return loss
+            if loss is not None:
+                # Under the lock for once: it settles futures, no more.
+                tell(loss.told, loss.error)
             raise
-
-    def _end(self, reader: Reader, error: WSClientError) -> None:
-        """End a line at once; its thread may be stuck in DNS or a user's signer, and closes the socket when it can."""
-        with self._lock:
-            loss = self._take_loss(reader, error)
-        reader.transport.abort()
-        self._tell_loss(loss)
+        return None
 
     def _let_go(self, error: WSClientError) -> list[Action]:
         """Part with the current line; return what is to be done. The caller holds the lock."""
@@ -229,12 +238,14 @@ class Line:
         self._perform(actions, reader)
 
     def lost(self, reader: Reader, error: WSClientError) -> None:
-        """Take a line's end: every open request and every waiter is told. Reader thread."""
+        """Take a line's end: every open request and every waiter is told. Reader thread, and the one that ends it."""
         with self._lock:
             loss = self._take_loss(reader, error)
+        # Its thread may be stuck in DNS or a user's signer; it closes the socket when it can.
+        reader.transport.abort()
         self._tell_loss(loss)
 
-    def _take_loss(self, reader: Reader, error: WSClientError) -> Loss | None:
+    def _take_loss(self, reader: Reader | None, error: WSClientError) -> Loss | None:
         """Decide what a line's end means, once; `_tell_loss` carries it out. The caller holds the lock."""
         if reader is not self._reader:
             return None
@@ -284,9 +295,9 @@ class Line:
             actions = self._session.tick(now)
             # The line that they are about: by the time they are performed there may be another.
             reader = self._reader
-            if any(isinstance(action, Dial) for action in actions):
-                self._dial()
+            loss = self._dial() if any(isinstance(action, Dial) for action in actions) else None
         self._perform(actions, reader)
+        self._tell_loss(loss)
         callbacks = self._callbacks()
         if callbacks is not None:
             callbacks.expire()
@@ -336,7 +347,7 @@ class Line:
             self._probe()
         elif isinstance(action, EndLine):
             if reader is not None:
-                self._end(reader, action.error)
+                self.lost(reader, action.error)
         elif isinstance(action, Ready):
             _logger.log(logging.INFO if action.is_recovery else logging.DEBUG, "logged in")
         elif isinstance(action, StrayError):
@@ -383,9 +394,15 @@ class Line:
         """Close the connection and end all threads, within about 2 s; see `WSClient.close`."""
         if is_interruption():
             # In a signal handler or a finalizer: one of our locks may be held by what it interrupted.
+            # Said at once: there may be no watchdog yet, and what was interrupted may be about to dial.
+            self._is_closed = True
             self.watchdog.note(CloseDown())
             return
         self._use_process()
+        # A close that Ctrl-C cut in two would leave the socket open, and other threads without their answer.
+        run_whole(self._close, "wsclient-close")
+
+    def _close(self) -> None:
         deadline = time.monotonic() + _CLOSE_WITHIN
         error = ClientClosedError("the client was closed")
         with self._lock:
@@ -429,16 +446,3 @@ def _stop_message(id: str) -> bytes:
 def _join(thread: threading.Thread, deadline: float) -> None:
     if thread is not threading.current_thread():
         thread.join(max(0.0, deadline - time.monotonic()))
-
-
-# Forked children find the lines of their parent here.
-_lines: weakref.WeakSet[Line] = weakref.WeakSet()
-
-
-def _forget_parents() -> None:
-    for line in list(_lines):
-        line._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parents)

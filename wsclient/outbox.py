@@ -76,14 +76,18 @@ class Outbox:
         frame = _Outgoing(TEXT, text.encode())
         self._frames.append(frame)
         while not frame.is_written:
-            if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                # The one that holds the lock may be writing this very frame; if not, it is skipped when its turn comes.
-                frame.is_withdrawn = True
-                raise RequestTimeoutError("the request could not be sent in time: other messages took the line")
+            taken: list[bool] = []
             try:
+                # One step for Ctrl-C: a lock that was taken, and not yet noted as taken, would never be released.
+                taken.extend(map(self._lock.acquire, (True,), (max(0.0, deadline - time.monotonic()),)))
+                if not taken[0]:
+                    # Who holds the lock may be writing this very frame; if not, it is skipped when its turn comes.
+                    frame.is_withdrawn = True
+                    raise RequestTimeoutError("the request could not be sent in time: other messages took the line")
                 self._write_until(frame, deadline)
             finally:
-                self._lock.release()
+                if taken and taken[0]:
+                    self._lock.release()
         self.flush()
 
     def post(self, opcode: int, payload: bytes) -> None:
@@ -106,8 +110,13 @@ class Outbox:
     def flush(self) -> None:
         """Write what the socket takes without waiting."""
         # Asked again after the release: a frame appended while the lock was held would otherwise stay behind.
-        while self._frames and self._lock.acquire(blocking=False):
+        while self._frames:
+            taken: list[bool] = []
             try:
+                # As in `send`.
+                taken.extend(map(self._lock.acquire, (False,)))
+                if not taken[0]:
+                    return
                 while self._frames:
                     if not self._write_head():
                         return
@@ -116,7 +125,8 @@ class Outbox:
                 self._socket.abort()
                 return
             finally:
-                self._lock.release()
+                if taken and taken[0]:
+                    self._lock.release()
 
     def _write_until(self, frame: _Outgoing, deadline: float) -> None:
         """Write until the frame is out. The caller holds the lock."""

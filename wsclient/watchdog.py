@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from .interruptions import take_ticket
+
 if TYPE_CHECKING:
     from .line import Line
 
@@ -67,15 +69,18 @@ class Watchdog:
     def ensure_started(self, line: Line) -> None:
         """Start the thread if it does not run. The caller holds the connection's lock."""
         if self._thread is None:
+            # Who takes the ticket decides: the thread, which runs then, or this one, which starts another next time.
+            ticket = [True]
             # Daemon: it sleeps for long, and a program must be able to end meanwhile.
             self._thread = threading.Thread(
-                target=_run, args=(self._notes, line), name=f"wsclient-watchdog-{self._name}", daemon=True
+                target=_run, args=(ticket, self._notes, line), name=f"wsclient-watchdog-{self._name}", daemon=True
             )
             try:
                 self._thread.start()
-            except RuntimeError:
-                # No room for a thread now; the next attempt tries again.
-                self._thread = None
+            except BaseException:
+                # No room for a thread now, or Ctrl-C: it may never come up, or only later.
+                if take_ticket(ticket):
+                    self._thread = None
                 raise
 
     def note(self, note: Abandon | CloseDown | Wake) -> None:
@@ -94,7 +99,9 @@ class Watchdog:
         return thread
 
 
-def _run(notes: _Notes, line: Line) -> None:
+def _run(ticket: list[bool], notes: _Notes, line: Line) -> None:
+    if not take_ticket(ticket):
+        return
     while True:
         pause = line.plan_wake_up()
         try:

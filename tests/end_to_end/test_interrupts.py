@@ -250,5 +250,5 @@ def test_a_signal_handler_may_close_the_client_whatever_the_client_was_doing(cli
     with ScriptedServer(polite) as server, program(SIGNALLED, server.url, client_id, key_path) as process:
         output, errors = process.communicate(timeout=50)
 
-    names = ("connection", "dispatcher", "feed", "line", "outbox", "transport")
+    names = ("connection", "dispatcher", "feed", "outbox")
     assert (output, errors) == (f"a b c True True {[f'wsclient.{name}' for name in names]}\n", "")

@@ -152,6 +152,20 @@ def test_a_close_is_answered_with_its_own_code_and_the_line_ends(
     assert peer.read_to_end() == code
 
 
+def test_a_connection_whose_close_frame_had_to_wait_for_the_client_to_read_is_not_kept(
+    start_gateway: StartGateway, client_id: str, ec_key: Key
+) -> None:
+    gateway = start_gateway(backend="builtin", close_timeout=10.0)
+    with RawPeer(gateway.url, receive_buffer=4096) as peer:
+        peer.log_in(client_id, ec_key)
+        peer.send(type="generate", id="g1", prompt="hi", model="builtin", options={"max_tokens": 100_000_000})
+        (connection,) = gateway.gateway._connections
+        wait_until(lambda: connection.socket.unsent_bytes > 256 * 1024)
+        peer.send_close()
+        assert peer.read_to_end() == 1000
+    wait_until(lambda: gateway.gateway.stats().connections == 0)
+
+
 def test_messages_before_a_close_are_answered_and_those_after_it_are_not(
     connect_raw: Callable[..., RawPeer],
 ) -> None:

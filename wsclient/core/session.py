@@ -217,6 +217,14 @@ class Session:
         return self.status is Status.AUTHENTICATED
 
     @property
+    def has_given_up(self) -> bool:
+        """Whether it stays unconnected until somebody asks for a connection, because no attempt could succeed."""
+        if self.status in (Status.AUTH_FAILED, Status.RECONNECT_FAILED):
+            return True
+        is_final = self.last_error is not None and not may_reconnect(self.last_error)
+        return self.status is Status.DISCONNECTED and is_final
+
+    @property
     def latency(self) -> float | None:
         """The last ping's round trip in seconds."""
         return self._answers.latency

@@ -338,9 +338,11 @@ class WebSocket:
                 self._transport.write_eof()
 
     def abort(self) -> None:
-        """Drop the connection as it is, without a close frame."""
-        self._transport.abort()
-        self.feed_eof()
+        """Drop the connection as it is, without a close frame; does nothing once it is lost."""
+        # A transport closed with data still to write, which it then wrote, raises in abort() (CPython 3.11 to 3.13).
+        if self._state is not _State.LOST:
+            self._transport.abort()
+            self.feed_eof()
 
     def _begin_closing(self, payload: bytes) -> None:
         self._state = _State.CLOSING
