@@ -20,6 +20,7 @@ import pytest
 from wsclient.core.messages import StreamEndMessage
 from wsclient.errors import ConnectionLostError, RequestTimeoutError, ServerError
 from wsclient.feed import GenerationFeed, wait_for
+from wsclient.futures import Future
 from wsclient.generation import Batch, Generation, Reply
 
 from .support.lines import in_thread
@@ -298,11 +299,11 @@ def test_a_result_that_is_not_there_in_time_leaves_the_generation_alone(source: 
 def test_ctrl_c_while_waiting_for_the_result_stops_the_generation(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: float | None) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     generation = source.generation()
-    monkeypatch.setattr(source.feed.done, "result", interrupted)
+    monkeypatch.setattr(Future, "result", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generation.result()
     assert source.abandoned == ["gen_1"]
@@ -396,7 +397,7 @@ def test_a_loop_keeps_its_generation_and_its_client_alive(source: Source) -> Non
 def test_finalizers_take_no_lock_of_the_generation(source: Source) -> None:
     generation = source.generation()
     # As if the collector ran right inside of them, in this very thread or another.
-    with source.feed._read_lock, source.feed.done._condition:
+    with source.feed._read_lock:
         dropper = in_thread(generation.__del__)
         dropper.join(2)
         assert not dropper.is_alive()
@@ -580,19 +581,16 @@ def test_the_repr_shows_no_text(source: Source) -> None:
 
 def test_a_waiter_at_the_very_last_moment_gets_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source()
-    done = source.feed.done
-    result = done.result
+    wait = Future._wait
 
-    def too_late(timeout: float | None = None) -> Any:
-        if timeout is None:
-            return result(None)
+    def too_late(future: Future[Any], timeout: float | None) -> bool:
         try:
-            return result(0)
+            return wait(future, 0)
         finally:
             source.finish()
 
-    monkeypatch.setattr(done, "result", too_late)
-    assert wait_for(done, 1, "it").id == "gen_1"
+    monkeypatch.setattr(Future, "_wait", too_late)
+    assert wait_for(source.feed.done, 1, "it").id == "gen_1"
 
 
 @pytest.mark.parametrize("timeout", [None, 20.0])

@@ -20,7 +20,7 @@ STANDARD = sys.stdlib_module_names
 FLOORS = (
     {"version", "errors"},
     {"events", "core"},
-    {"options", "generation_options", "models", "forks", "ids", "clocks", "interruptions"},
+    {"options", "generation_options", "models", "forks", "ids", "clocks", "interruptions", "futures"},
     {"keys", "outbox", "transport", "feed", "generation"},
     {"reader", "dispatcher", "watchdog", "delivery"},
     {"line", "connection", "outgoing"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
 from typing import Any
 
 from .core.requests import OpenRequest, RequestKind
@@ -18,6 +17,7 @@ from .errors import (
 )
 from .events import ClientStats, ConnectionStatus
 from .feed import wait_for
+from .futures import Future
 from .line import Line
 from .reader import Reader
 
@@ -76,7 +76,7 @@ class Connection(Line):
         try:
             wait_for(waiter.future, timeout, "connecting")
         except RequestTimeoutError:
-            if waiter.future.done():
+            if waiter.future.is_done:
                 raise
             self._leave_attempt(waiter, timeout)
             raise ConnectionTimeoutError(f"no login at {self._options.server_url} within {timeout:g} s") from None

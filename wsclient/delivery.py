@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-
 import attrs
 
 from .core.actions import Action, Answered, Ended, Failed, Started, Tokens
 from .errors import WSClientError
 from .feed import GenerationFeed
+from .futures import Future
 
 __all__ = ["LoginWaiter", "LoginWaiters", "Loss", "deliver", "tell"]
 

@@ -8,7 +8,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
 from types import CodeType
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from .core.messages import StreamEndMessage
 from .errors import ConnectionLostError, RequestTimeoutError, WSClientError
 from .events import GenerationResult, Usage
 from .forks import renewing
+from .futures import Future
 
 __all__ = ["GenerationFeed", "GenerationListener", "inherited_error", "wait_for"]
 
@@ -39,7 +39,7 @@ def wait_for(future: Future[Any], timeout: float | None, what: str) -> Any:
     except TimeoutError as error:
         if _origin(error) is not Future.result.__code__:
             raise
-        if future.done():
+        if future.is_done:
             # It came at the very last moment.
             return wait_for(future, None, what)
         raise RequestTimeoutError(f"{what} did not end within {timeout:g} s") from None
@@ -61,11 +61,8 @@ def inherited_error(what: str) -> ConnectionLostError:
     )
 
 
-def _set(future: Future[Any], outcome: object) -> None:
-    if isinstance(outcome, BaseException):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+def _set(future: Future[Any], outcome: object) -> bool:
+    return future.set_exception(outcome) if isinstance(outcome, BaseException) else future.set_result(outcome)
 
 
 class GenerationListener(Protocol):
@@ -107,8 +104,6 @@ class GenerationFeed:
         self.id = id
         self.model = model
         self._done: Future[GenerationResult] = Future()
-        # The same fact without a lock: finalizers ask, and the collector may run them inside of the future's own lock.
-        self.is_done = False
         self._outcome: GenerationResult | WSClientError | None = None
         self._process = os.getpid()
         self._max_unread_bytes = max_unread_bytes
@@ -183,13 +178,9 @@ class GenerationFeed:
         return self._listener() if self._listener is not None else None
 
     def _settle(self, outcome: GenerationResult | WSClientError) -> bool:
-        # The reader and the watchdog (a deadline) may both bring the end; the first one counts.
-        try:
-            _set(self._done, outcome)
-        except InvalidStateError:
+        if not _set(self._done, outcome):
             return False
         self._outcome = outcome
-        self.is_done = True
         self._batches.put(None)
         self._wake()
         return True
@@ -208,9 +199,14 @@ class GenerationFeed:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the result is there; asked for without the future's lock, which Ctrl-C could leave taken for good."""
+        """Whether the result is there."""
         self._use_process()
         return self.is_done
+
+    @property
+    def is_done(self) -> bool:
+        """The same, in the process that filled it; finalizers may ask, for it takes no lock."""
+        return self._done.is_done
 
     def _use_process(self) -> None:
         """End it in a forked child: its tokens go on coming in where it was begun, and nobody would fill it here."""
@@ -229,7 +225,6 @@ class GenerationFeed:
                 self._outcome = error
                 self._batches.put(None)
             _set(self._done, self._outcome)
-            self.is_done = True
             # Last: other threads go by it.
             self._process = os.getpid()
 
@@ -294,8 +289,6 @@ class GenerationFeed:
         finally:
             with self._read_lock:
                 self._result_waiters -= 1
-                # Said here too: the thread that brings the end may not have come to it yet.
-                self.is_done = self.is_done or self._done.done()
                 # Who asks again and again must not find it failed for what came in while they waited.
                 self._read_cost = max(self._read_cost, self._received_cost)
 

@@ -9,12 +9,12 @@ import collections
 import os
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, overload
 
 from .errors import WSClientError
 from .events import GenerationResult
 from .feed import GenerationFeed, inherited_error, wait_for
+from .futures import Future
 
 if TYPE_CHECKING:
     from .client import WSClient
@@ -228,7 +228,7 @@ class Reply:
     @property
     def is_done(self) -> bool:
         """Whether the answer is there."""
-        return self._future.done()
+        return self._future.is_done
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the answer: a list of models, or a ping's round trip in seconds.

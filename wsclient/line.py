@@ -13,7 +13,6 @@ import os
 import threading
 import time
 import weakref
-from concurrent.futures import Future
 from typing import Any
 
 from .clocks import SleepWatch
@@ -29,6 +28,7 @@ from .errors import ClientClosedError, ConnectionFailedError, ConnectionLostErro
 from .events import ConnectionStatus
 from .feed import GenerationFeed
 from .forks import renewing, tell_after_fork
+from .futures import Future
 from .ids import dice, new_id, timestamp
 from .interruptions import is_interruption, run_whole
 from .keys import load_private_key
@@ -385,7 +385,7 @@ class Line:
                 self._session.give_up(sink.id, time.monotonic())
             self._stop_on_server(sink.id)
             sink.fail(error)
-        elif sink is not None and not sink.done():
+        elif sink is not None:
             sink.set_exception(error)
 
     # --- closing ------------------------------------------------------------------------------------------------------

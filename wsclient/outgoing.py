@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import attrs
@@ -12,6 +11,7 @@ import attrs
 from .core.messages import GenerateMessage, ModelsMessage, PingMessage, StopMessage
 from .core.requests import OpenRequest, RequestKind
 from .feed import GenerationFeed, GenerationListener
+from .futures import Future
 from .generation import Reply
 from .generation_options import parse_generation_options
 from .ids import new_id

@@ -92,6 +92,7 @@ def test_collecting_inside_every_lock_of_the_library_never_deadlocks(client_id: 
         "wsclient.connection",
         "wsclient.dispatcher",
         "wsclient.feed",
+        "wsclient.futures",
         "wsclient.line",
         "wsclient.outbox",
         "wsclient.transport",

@@ -24,7 +24,7 @@ SETUP
 main = threading.main_thread().ident
 def waits_in_the_library():
     frame = sys._current_frames()[main]
-    if frame.f_code.co_name not in ("wait", "next_batch"):
+    if frame.f_code.co_name not in ("_wait", "next_batch"):
         return False
     while frame is not None and frame.f_globals["__name__"] not in ("wsclient.client", "wsclient.generation"):
         frame = frame.f_back
@@ -250,5 +250,5 @@ def test_a_signal_handler_may_close_the_client_whatever_the_client_was_doing(cli
     with ScriptedServer(polite) as server, program(SIGNALLED, server.url, client_id, key_path) as process:
         output, errors = process.communicate(timeout=50)
 
-    names = ("connection", "dispatcher", "feed", "outbox")
+    names = ("connection", "dispatcher", "feed", "futures", "outbox")
     assert (output, errors) == (f"a b c True True {[f'wsclient.{name}' for name in names]}\n", "")
