@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .support.fault_proxy import TO_CLIENT, TO_SERVER, FaultProxy
+from wsclient.testing.fault_proxy import TO_CLIENT, TO_SERVER, FaultProxy
 
 
 class _Echo:

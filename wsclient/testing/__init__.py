@@ -1,0 +1,1 @@
+"""What you need to test code that uses wsclient."""
