@@ -312,7 +312,7 @@ class Conversation:
             return [_error("The gateway is shutting down", ErrorCode.SERVER_BUSY, message.id)]
         self._open[key] += 1
         self._open_everywhere[key] += 1
-        request = GenerateRequest(model=model, prompt=message.prompt, options=options, fields=fields)
+        request = GenerateRequest(model=model, prompt=message.prompt, options=options, fields=fields, id=message.id)
         return [Send(StreamStartMessage(id=message.id, model=model)), Generate(message.id, key, request)]
 
     def _stop(self, message: StopMessage) -> list[Step]:

@@ -45,12 +45,14 @@ class GenerateRequest:
         prompt: the prompt's text.
         options: sampling options under Ollama's own names (`temperature`, `num_predict`, `stop` as a list ...).
         fields: Ollama's top-level fields (`system`, `format`, `images`, `keep_alive`, `think`, ...).
+        id: the client's id of it, any JSON value; no model server needs it, who watches one does.
     """
 
     model: str
     prompt: str
     options: dict[str, Any] = attrs.field(factory=dict)
     fields: dict[str, Any] = attrs.field(factory=dict)
+    id: Any = attrs.field(default="", eq=False)
 
 
 class BackendError(Exception):
