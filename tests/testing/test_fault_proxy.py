@@ -6,10 +6,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from wsclient.testing.fault_proxy import TO_CLIENT, TO_SERVER, FaultProxy
+from wsclient.testing.fault_proxy import TO_CLIENT, TO_SERVER, FaultProxy, ProxiedConnection
 
 
 class _Echo:
@@ -178,3 +179,21 @@ def test_close_leaves_no_thread(proxy: FaultProxy, peer: socket.socket) -> None:
     proxy.close()
 
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fault-proxy")]
+
+
+def test_a_connection_is_known_before_anything_comes_through(
+    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[int] = []
+    pump = ProxiedConnection._pump
+
+    def note_and_pump(self: ProxiedConnection, *arguments: Any) -> None:
+        known.append(proxy.connections.count(self))
+        pump(self, *arguments)
+
+    monkeypatch.setattr(ProxiedConnection, "_pump", note_and_pump)
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as peer:
+        peer.sendall(b"a")
+        _read(peer, 1)
+
+    assert known == [1, 1]
