@@ -23,7 +23,7 @@ def _run(name: str, site: Site, *arguments: str) -> str:
 
 
 def test_every_example_has_a_test() -> None:
-    tested = {"stream.py", "basic_usage.py", "concurrent_generations.py", "custom_reconnect.py"}
+    tested = {"stream.py", "basic_usage.py", "concurrent_generations.py", "custom_reconnect.py", "test_chatbot.py"}
 
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
@@ -67,3 +67,23 @@ def test_custom_reconnect_gives_up_after_three_attempts(site: Site, gateway: Gat
 
 def test_custom_reconnect_ends_when_its_time_is_over(site: Site) -> None:
     assert "Connection status: authenticated" in _run("custom_reconnect.py", site, "1")
+
+
+def test_the_chatbots_tests_pass(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -p no:cacheprovider\n")
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        "pytest.ini",
+        str(EXAMPLES / "test_chatbot.py"),
+    ]
+
+    finished = run_program(command, tmp_path)
+
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "4 passed" in finished.stdout

@@ -68,6 +68,15 @@ def _read(peer: socket.socket, size: int) -> bytes:
     return data
 
 
+def test_what_is_injected_comes_besides(proxy: FaultProxy, peer: socket.socket) -> None:
+    peer.sendall(b"one")
+    assert peer.recv(100) == b"one"
+
+    proxy.inject(b"two")
+
+    assert peer.recv(100) == b"two"
+
+
 def test_without_faults_bytes_pass_unchanged(peer: socket.socket) -> None:
     sent = bytes(range(256)) * 4096
     threading.Thread(target=peer.sendall, args=(sent,)).start()

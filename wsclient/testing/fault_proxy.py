@@ -181,6 +181,12 @@ class FaultProxy:
         for connection in list(self.connections):
             connection.cut(reset=reset)
 
+    def inject(self, data: bytes) -> None:
+        """Send bytes of nobody's to the clients of all connections, between two pieces or within one."""
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection._client.sendall(data)
+
     def refuse(self) -> None:
         """Refuse new connections; the present ones stay."""
         listener, self._listener = self._listener, None
