@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import queue
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -183,8 +184,9 @@ def test_connecting_can_fail_and_succeed_later() -> None:
     assert client.complete("Hello").text == "Hello"
 
 
-def test_a_refused_login_is_final_until_connect() -> None:
-    client = FakeClient(connect_error=InvalidAuthError("Invalid signature"))
+@pytest.mark.parametrize("error", [InvalidAuthError("Invalid signature"), InvalidAuthError], ids=["object", "class"])
+def test_a_refused_login_is_final_until_connect(error: Any) -> None:
+    client = FakeClient(connect_error=error)
     with pytest.raises(InvalidAuthError):
         client.connect()
     assert client.status is ConnectionStatus.AUTH_FAILED
@@ -355,6 +357,20 @@ def test_several_threads_read_one_generation_in_order() -> None:
 
     assert sorted(map(int, read)) == list(range(500))
     assert generation.text == "".join(map(str, range(500)))
+
+
+class Contested(queue.SimpleQueue[Any]):
+    """A queue of which another thread always takes what one has just seen in it."""
+
+    def empty(self) -> bool:
+        return False
+
+
+def test_a_reader_whose_token_another_one_took_has_the_next_one_written() -> None:
+    generation = FakeClient(["a", "b"]).stream("Hello")
+    generation._feed._batches = Contested()
+
+    assert list(generation) == ["a", "b"]
 
 
 def test_a_bug_in_a_function_of_the_test_comes_through_where_it_is_read() -> None:

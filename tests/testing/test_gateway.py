@@ -61,6 +61,11 @@ def test_answers_and_a_model_are_not_taken_together() -> None:
         Gateway("Hi", model=lambda request: "Ho")
 
 
+def test_the_built_in_models_list_is_its_own() -> None:
+    with pytest.raises(TypeError, match="models go with answers"):
+        Gateway(models=["llama2"])
+
+
 def test_every_way_to_name_the_gateway_leads_to_it(make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = make_gateway("Hi")
     for name, value in gateway.environment.items():

@@ -23,7 +23,7 @@ import attrs
 from ..errors import InvalidRequestError, ModelNotFoundError, WSClientError
 from ..options import got
 
-__all__ = ["Answer", "Answers", "Request", "Script", "Thinking", "echo"]
+__all__ = ["Answer", "Answers", "Request", "Script", "Thinking", "echo", "fresh"]
 
 _TOKEN = re.compile(r"\s*\S+|\s+\Z")
 
@@ -131,11 +131,14 @@ def _is_error_class(answer: Any) -> bool:
     return isinstance(answer, type) and issubclass(answer, WSClientError)
 
 
+def fresh(error: WSClientError | type[WSClientError]) -> WSClientError:
+    """Return an error of this kind that nobody has raised yet."""
+    return error.again() if isinstance(error, WSClientError) else error("the test says so")
+
+
 def _tokens_of(answer: Any, request: Request) -> Iterator[str]:
-    if _is_error_class(answer):
-        raise answer("the test says so")
-    if isinstance(answer, WSClientError):
-        raise answer.again()
+    if isinstance(answer, WSClientError) or _is_error_class(answer):
+        raise fresh(answer)
     if callable(answer):
         answer = answer(request)
         if not isinstance(answer, Iterator):

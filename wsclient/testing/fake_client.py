@@ -91,7 +91,7 @@ class FakeClient(WSClient):
         answers: Answers | None = None,
         *,
         models: Iterable[str | Mapping[str, Any]] | None = None,
-        connect_error: WSClientError | None = None,
+        connect_error: WSClientError | type[WSClientError] | None = None,
         **options: Any,
     ) -> None:
         given: dict[str, Any] = {"server_url": "ws://localhost", "client_id": "fake-client", **options}
@@ -100,7 +100,10 @@ class FakeClient(WSClient):
         self._open(ClientOptions(**given), Script(echo if answers is None else answers, models), connect_error)
 
     def _open(
-        self, options: ClientOptions, script: Script | None = None, connect_error: WSClientError | None = None
+        self,
+        options: ClientOptions,
+        script: Script | None = None,
+        connect_error: WSClientError | type[WSClientError] | None = None,
     ) -> None:
         self._options = options
         callbacks = FakeCallbacks(options.client_id[:8])
@@ -119,12 +122,12 @@ class FakeClient(WSClient):
         return super()._hand_out(outgoing)
 
     @property
-    def connect_error(self) -> WSClientError | None:
+    def connect_error(self) -> WSClientError | type[WSClientError] | None:
         """What connecting raises, in `connect()` and in requests without a connection; `None` when it succeeds."""
         return self._fake.connect_error
 
     @connect_error.setter
-    def connect_error(self, error: WSClientError | None) -> None:
+    def connect_error(self, error: WSClientError | type[WSClientError] | None) -> None:
         self._fake.connect_error = error
 
     def drop(self) -> None:

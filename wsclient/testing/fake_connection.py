@@ -41,7 +41,7 @@ from ..events import ClientStats, ConnectionStatus
 from ..feed import GenerationFeed, wait_for
 from ..options import ClientOptions
 from ..watchdog import Abandon
-from .answers import Request, Script, Thinking
+from .answers import Request, Script, Thinking, fresh
 from .fake_callbacks import FakeCallbacks, take_in_turn
 
 __all__ = ["FakeConnection", "FakeFeed"]
@@ -91,9 +91,11 @@ class FakeFeed(GenerationFeed):
             if self._lets_others_run:
                 self._wake()
                 raise queue.Empty
-        while self._batches.empty():
-            self.write()
-        return super().next_batch(blocking=blocking)
+        while True:
+            try:
+                return super().next_batch(blocking=False)
+            except queue.Empty:
+                self.write()
 
     def wait(self, timeout: float | None) -> Any:
         """Have the model write to the end; `timeout` is looked at between two tokens."""
@@ -136,7 +138,7 @@ class FakeConnection:
         self._callbacks = callbacks
         self._script = script
         self.asked: list[Request] = []
-        self.connect_error: WSClientError | None = None
+        self.connect_error: WSClientError | type[WSClientError] | None = None
         times = SessionTimes(
             connect_timeout=options.connect_timeout,
             auth_timeout=options.auth_timeout,
@@ -220,7 +222,7 @@ class FakeConnection:
         session, now = self._session, time.monotonic()
         self._perform(session.dial(now))
         if self.connect_error is not None:
-            error = self.connect_error.again()
+            error = fresh(self.connect_error)
             self._perform(session.lost(error, now))
             raise error
         self._perform(session.opened(now))

@@ -72,7 +72,7 @@ class Gateway:
         **settings: of the gateway, see `GatewaySettings`.
 
     Raises:
-        TypeError: an answer is none, or `answers` and `model` are both given.
+        TypeError: an answer is none, or these arguments do not go together.
         ValueError: a setting is wrong.
 
     Attributes:
@@ -98,6 +98,8 @@ class Gateway:
             script = Script(model if answers is None else answers, models)  # type: ignore[arg-type]
             settings.setdefault("default_model", script.default_model)
             backend = ScriptedModel(script)
+        elif models is not None:
+            raise TypeError("models go with answers, or with a function as the model")
         elif model is None:
             settings.setdefault("default_model", "builtin")
             backend = BuiltinBackend()
