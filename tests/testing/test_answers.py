@@ -31,7 +31,7 @@ from .conftest import MakeClient, MakeGateway
         ("  a\n b  ", ["  a", "\n b", "  "]),
         ("", []),
         (["Hi the", "re"], ["Hi the", "re"]),
-        (("a", "b"), ["a", "b"]),
+        (("a", "", "b"), ["a", "b"]),
         (lambda request: request.prompt.upper(), ["HELLO"]),
         (lambda request: [request.model, "!"], ["scripted:latest", "!"]),
         (lambda request: (str(number) for number in range(3)), ["0", "1", "2"]),

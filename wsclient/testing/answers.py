@@ -100,7 +100,8 @@ class Script:
         """
         if not self._takes_any_model and _tagged(request.model) not in {_tagged(m["name"]) for m in self.models}:
             raise ModelNotFoundError(f"model {request.model!r} not found")
-        yield from _tokens_of(self._answer_to(request), request)
+        # Without the empty ones, which a gateway does not send either.
+        yield from filter(None, _tokens_of(self._answer_to(request), request))
 
     def _answer_to(self, request: Request) -> Any:
         if not isinstance(self._answers, Mapping):
@@ -121,9 +122,8 @@ def _tagged(name: str) -> str:
 
 def _check(answer: Any) -> None:
     items = answer if isinstance(answer, list | tuple) else [answer]
-    if not all(isinstance(item, str | WSClientError) or _is_error_class(item) for item in items) and not callable(
-        answer
-    ):
+    is_said = all(isinstance(item, str | WSClientError) or _is_error_class(item) for item in items)
+    if not is_said and not callable(answer):
         raise TypeError(f"an answer is text, a list of tokens, a WSClientError or a function (got {got(answer)})")
 
 
@@ -148,8 +148,8 @@ def _tokens_of(answer: Any, request: Request) -> Iterator[str]:
         yield from [answer] if isinstance(answer, Thinking) else _TOKEN.findall(answer)
     else:
         for item in answer:
-            if not isinstance(item, str):
+            if isinstance(item, str):
+                yield item
+            else:
                 _check(item)
                 yield from _tokens_of(item, request)
-            else:
-                yield item
