@@ -24,11 +24,11 @@ from wsclient import (
     WSClient,
     WSClientError,
 )
+from wsclient.testing.scripted_server import Peer, Script, ScriptedServer, polite
 
 from .support.calls import Call
 from .support.client_fixtures import MakeClient, client, make_client, nothing_stays_open, server
 from .support.fast_clients import CLIENT_ID, fast_client
-from .support.scripted_server import Peer, Script, ScriptedServer, polite
 from .support.waiting import wait_until
 
 __all__ = ["client", "make_client", "nothing_stays_open", "server"]

@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 
 from wsclient import Generation, WSClient
+from wsclient.testing.scripted_server import ScriptedServer, polite
 
 from .support.fast_clients import fast_client
-from .support.scripted_server import ScriptedServer, polite
 from .support.strikes import Strike, strikes
 from .support.waiting import wait_until
 

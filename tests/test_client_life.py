@@ -23,12 +23,12 @@ from wsclient import (
     TokenEvent,
     WSClient,
 )
+from wsclient.testing.scripted_server import Peer, ScriptedServer, polite
 
 from .support.calls import Call
 from .support.certificates import shared_certificate
 from .support.client_fixtures import MakeClient, client, make_client, nothing_stays_open, server
 from .support.fast_clients import fast_client
-from .support.scripted_server import Peer, ScriptedServer, polite
 from .support.waiting import wait_until
 
 __all__ = ["client", "make_client", "nothing_stays_open", "server"]

@@ -24,12 +24,12 @@ from wsclient.core.json_values import decode_values
 from wsclient.core.requests import OpenRequest, RequestKind
 from wsclient.delivery import deliver
 from wsclient.feed import GenerationFeed
+from wsclient.testing.scripted_server import ScriptedServer, polite
 from wsclient.transport import Transport
 
 from .support.calls import connected
 from .support.fake_transport import FakeNetwork
 from .support.fast_clients import fast_client, fast_options
-from .support.scripted_server import ScriptedServer, polite
 from .support.waiting import wait_until
 
 MakeClient = Callable[..., WSClient]

@@ -38,9 +38,12 @@ PACKAGES = {
     "gateway": {"attrs", "aiohttp", "filelock", "Crypto", "prometheus_client"},
     "cli": {"attrs", "click", "rich"},
     "contrib": {"attrs", "flask", "django", "IPython"},
-    "testing": {"attrs", "pytest", "cryptography"},
+    "testing": {"attrs"},
+    "testing.pytest_plugin": {"pytest"},
 }
 GATEWAY_MAY = {"core", "keys", "errors", "events", "version", "gateway"}
+# What of `wsclient.testing` needs the gateway, and with it the extra; the rest works without.
+NEEDS_GATEWAY = {"testing.gateway", "testing.model"}
 # Imported only for type checkers, against the stream: names in annotations.
 ANNOTATIONS = {("reader", "line"), ("watchdog", "line"), ("generation", "client")}
 
@@ -154,6 +157,11 @@ def test_the_gateway_imports_no_module_of_the_client(name: str) -> None:
     assert {part_of(target) for target in inside(name, with_annotations=True)} <= GATEWAY_MAY
 
 
+def test_only_the_gateway_for_tests_imports_the_gateway() -> None:
+    found = {name for name in SOURCES if "gateway" in {part_of(target) for target in inside(name)}}
+    assert {name for name in found if part_of(name) == "testing"} == NEEDS_GATEWAY
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_each_part_imports_only_its_own_packages(name: str) -> None:
     allowed = PACKAGES.get(name, PACKAGES.get(part_of(name), {"attrs"}))
@@ -190,22 +198,28 @@ def test_locks_queues_and_threads_are_called_through_their_module(name: str) -> 
 # --- tried ------------------------------------------------------------------------------------------------------------
 
 PROBE = """
-import json, sys, threading
+import json, threading, {before}
 before = set(sys.modules)
-import wsclient
+import {module}
 loaded = sorted(set(sys.modules) - before)
 names = [thread.name for thread in threading.enumerate()]
 print(json.dumps([loaded, names]))
 """
 
 
-@pytest.fixture(scope="module")
-def fresh() -> tuple[list[str], list[str]]:
-    """What `import wsclient` loads in a fresh interpreter, and the threads that run after it."""
-    output = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, timeout=60)
+def probe(module: str, *before: str) -> tuple[list[str], list[str]]:
+    """Return what an import loads in a fresh interpreter after others, and the threads that run after it."""
+    program = PROBE.format(before=", ".join(("sys", *before)), module=module)
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert output.stderr == ""
     loaded, threads = json.loads(output.stdout)
     return loaded, threads
+
+
+@pytest.fixture(scope="module")
+def fresh() -> tuple[list[str], list[str]]:
+    """What `import wsclient` loads in a fresh interpreter, and the threads that run after it."""
+    return probe("wsclient")
 
 
 def test_importing_the_client_starts_no_thread(fresh: tuple[list[str], list[str]]) -> None:
@@ -223,3 +237,14 @@ def test_importing_the_client_does_not_load(module: str, fresh: tuple[list[str],
 def test_importing_the_client_loads_the_client(fresh: tuple[list[str], list[str]]) -> None:
     # A guard for the tests above: the probe sees what is loaded.
     assert {"wsclient.client", "wsclient.transport", "websocket", "attrs"} <= set(fresh[0])
+
+
+def test_the_pytest_plugin_loads_next_to_nothing_in_every_run(fresh: tuple[list[str], list[str]]) -> None:
+    loaded, threads = probe("wsclient.testing.pytest_plugin", "pytest")
+
+    assert {name for name in loaded if name.startswith("wsclient.testing")} == {
+        "wsclient.testing",
+        "wsclient.testing.pytest_plugin",
+    }
+    assert set(loaded) - set(fresh[0]) == {"wsclient.testing", "wsclient.testing.pytest_plugin"}
+    assert threads == ["MainThread"]

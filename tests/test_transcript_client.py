@@ -22,10 +22,10 @@ from wsclient import (
     WSClient,
     WSClientError,
 )
+from wsclient.testing.scripted_server import Peer, ScriptedServer
 
 from .support.calls import Call
 from .support.fast_clients import fast_client
-from .support.scripted_server import Peer, ScriptedServer
 from .support.waiting import wait_until
 
 FOLDER = Path(__file__).parent / "transcripts"

@@ -13,11 +13,11 @@ import pytest
 
 from wsclient.core.frames import CLOSE, PONG, TEXT, FrameParser, encode_frame, encode_texts
 from wsclient.errors import ConnectionLostError, RequestTimeoutError
+from wsclient.testing.scripted_server import Peer, PeerGone
 from wsclient.transport import Transport
 
 from .support.holdings import Holdings
 from .support.lines import MIB, Lines, in_thread, read_texts
-from .support.scripted_server import Peer, PeerGone
 from .support.waiting import wait_until
 
 Connect = Callable[..., tuple[Transport, Peer]]

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from wsclient.errors import ConnectionFailedError, ConnectionTimeoutError, WSClientError, may_reconnect
+from wsclient.testing.scripted_server import Peer, ScriptedServer
 from wsclient.transport import Transport
 
 from .support.certificates import shared_certificate
 from .support.fast_clients import fast_options
 from .support.holdings import Holdings
 from .support.lines import in_thread
-from .support.scripted_server import Peer, ScriptedServer
 from .support.waiting import wait_until
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from wsclient.core.frames import FrameParser, Violation
 from wsclient.errors import ConnectionLostError
+from wsclient.testing.scripted_server import Peer, PeerGone
 
 from .support.lines import MIB, Lines, in_thread
-from .support.scripted_server import Peer, PeerGone
 
 MESSAGE = "a" + "x" * MIB + "z"
 LAST = "last"

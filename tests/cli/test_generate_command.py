@@ -14,9 +14,9 @@ import pytest
 from wsclient.cli.generating import readable_size
 from wsclient.gateway.thread import GatewayThread
 from wsclient.keys import generate_key, save_key_pair
+from wsclient.testing.scripted_server import Peer, ScriptedServer
 
 from ..support.fake_ollama import FakeModel, FakeOllama
-from ..support.scripted_server import Peer, ScriptedServer
 from .conftest import Run
 from .programs import Program, run_program
 

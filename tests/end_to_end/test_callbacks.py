@@ -10,8 +10,8 @@ import pytest
 
 from wsclient import ConnectionStatus, WSClient
 from wsclient.core.frames import PING, encode_frame
+from wsclient.testing.scripted_server import Peer, ScriptedServer, polite
 
-from ..support.scripted_server import Peer, ScriptedServer, polite
 from ..support.waiting import wait_until
 from .conftest import MakeClient
 

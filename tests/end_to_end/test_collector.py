@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..support.scripted_server import ScriptedServer, polite
+from wsclient.testing.scripted_server import ScriptedServer, polite
+
 from .programs import program
 
 # Every lock of the library collects garbage as soon as it is held: a cycle with a generation in it, sometimes one with

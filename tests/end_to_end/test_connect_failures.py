@@ -26,10 +26,10 @@ from wsclient import (
 )
 from wsclient.gateway.registry import ClientRegistry
 from wsclient.gateway.thread import GatewayThread
+from wsclient.testing.scripted_server import Peer, Script, ScriptedServer, polite
 
 from ..support.certificates import shared_certificate
 from ..support.holdings import Holdings
-from ..support.scripted_server import Peer, Script, ScriptedServer, polite
 from .conftest import MakeClient
 
 # What a step may take in these tests, and how much later than that its error may come on a machine that is very busy;

@@ -25,7 +25,14 @@ def _run(name: str, site: Site, *arguments: str) -> str:
 
 
 def test_every_example_has_a_test() -> None:
-    tested = {"stream.py", "basic_usage.py", "concurrent_generations.py", "custom_reconnect.py", "local_llm.py"}
+    tested = {
+        "stream.py",
+        "basic_usage.py",
+        "concurrent_generations.py",
+        "custom_reconnect.py",
+        "local_llm.py",
+        "test_chatbot.py",
+    }
 
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
@@ -86,3 +93,23 @@ def test_local_llm_streams_an_answer_of_a_real_model(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+ tokens in \d+\.\d s", last)
     # It leaves nothing where it was run.
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_chatbots_tests_pass(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -p no:cacheprovider\n")
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        "pytest.ini",
+        str(EXAMPLES / "test_chatbot.py"),
+    ]
+
+    finished = run_program(command, tmp_path)
+
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "4 passed" in finished.stdout

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ..support.scripted_server import Peer, ScriptedServer, polite
+from wsclient.testing.scripted_server import Peer, ScriptedServer, polite
+
 from .programs import expect_line, program, running, wait_for_line
 
 # What an exit may take (issue 3).

@@ -9,7 +9,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from ..support.scripted_server import Peer, Script, ScriptedServer, polite
+from wsclient.testing.scripted_server import Peer, Script, ScriptedServer, polite
+
 from ..support.waiting import wait_until
 from .programs import expect_line, program
 

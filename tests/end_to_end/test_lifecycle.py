@@ -18,10 +18,10 @@ import pytest
 from wsclient import ClientClosedError, Generation, ServerError, WSClient
 from wsclient.gateway.ngram import Sampling, default_model
 from wsclient.gateway.thread import GatewayThread
+from wsclient.testing.scripted_server import Peer, ScriptedServer, polite
 
 from ..support.fake_ollama import FakeOllama
 from ..support.holdings import Holdings
-from ..support.scripted_server import Peer, ScriptedServer, polite
 from ..support.waiting import wait_until
 from .conftest import MakeClient
 from .programs import expect_line, program

@@ -11,9 +11,9 @@ import pytest
 
 from wsclient import GenerationEndEvent, InvalidRequestError, WSClient
 from wsclient.gateway.ngram import Sampling, default_model
+from wsclient.testing.scripted_server import ScriptedServer, polite
 
 from ..support.fake_ollama import MODELS, FakeModel, FakeOllama
-from ..support.scripted_server import ScriptedServer, polite
 from .conftest import MakeClient
 
 PROMPT = "The string is"

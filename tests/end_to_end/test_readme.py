@@ -20,6 +20,7 @@ from wsclient import ClientOptions, ErrorCode, WSClient
 from wsclient.cli.program import program
 from wsclient.gateway.clients import RegisteredClient
 from wsclient.gateway.settings import _VARIABLES, GatewaySettings
+from wsclient.testing import Gateway, pytest_plugin
 
 from ..support.asking import ask
 from ..support.fake_ollama import FakeOllama
@@ -29,7 +30,8 @@ from .programs import Site, free_port, run_program, wait_for_line
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PYTHON_BLOCKS = re.findall(r"^(?<!<!-- pytest -->\n)```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PYTEST_BLOCKS = re.findall(r"^<!-- pytest -->\n```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def _bash_block(mark: str) -> str:
@@ -47,7 +49,7 @@ def _table(heading: str) -> list[list[str]]:
 def test_no_code_block_escapes_these_tests() -> None:
     marked = re.findall(r"^<!-- (?:run|command|flags): .* -->\n```bash$", README, re.MULTILINE)
     # And the client in JSON.
-    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + len(marked) + 1
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + len(PYTEST_BLOCKS) + len(marked) + 1
 
 
 def _settings(command: str) -> GatewaySettings:
@@ -108,6 +110,17 @@ def test_python_block_runs_as_it_is(block: str, site: Site) -> None:
     assert finished.stderr == ""
     assert finished.returncode == 0
     assert finished.stdout.strip()
+
+
+@pytest.mark.parametrize("block", PYTEST_BLOCKS, ids=range(len(PYTEST_BLOCKS)))
+def test_pytest_block_passes_as_it_is(block: str, tmp_path: Path) -> None:
+    (tmp_path / "test_block.py").write_text(block)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+
+    finished = run_program([sys.executable, "-W", "error", "-m", "pytest", "-q", "test_block.py"], tmp_path)
+
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert f"{block.count('def test_')} passed" in finished.stdout
 
 
 @pytest.fixture
@@ -210,6 +223,21 @@ def test_error_table_names_every_code_with_its_class() -> None:
 
     assert set(shown) == set(ErrorCode)
     assert all(getattr(wsclient, name).code == code for code, name in shown.items())
+
+
+def test_testing_tables_name_every_fixture_and_every_fault() -> None:
+    section = README.split("## Testing your own code\n")[1].split("\n## ")[0]
+    plugin = Path(pytest_plugin.__file__).read_text(encoding="utf-8")
+    faults = {name for name in vars(Gateway) if not name.startswith("_")} - {
+        *("client", "close", "heal", "wait_idle"),
+        *("connections", "environment", "generations", "url"),
+    }
+
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) - {"Gateway"} == set(
+        re.findall(r"^@pytest.fixture\ndef (\w+)", plugin, re.MULTILINE)
+    )
+    cells = re.findall(r"^\| (`.*?\)`) \|", section, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)\(", " ".join(cells))) == faults
 
 
 def test_name_table_leads_to_things_that_exist() -> None:

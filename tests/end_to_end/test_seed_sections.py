@@ -28,9 +28,9 @@ from wsclient import (
 )
 from wsclient.gateway.ngram import Sampling, default_model
 from wsclient.gateway.thread import GatewayThread
+from wsclient.testing.scripted_server import Peer, ScriptedServer
 
 from ..support.fake_ollama import FakeOllama
-from ..support.scripted_server import Peer, ScriptedServer
 from ..support.waiting import wait_until
 from .conftest import MakeClient, StartGateway
 

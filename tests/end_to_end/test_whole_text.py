@@ -12,9 +12,9 @@ import pytest
 
 from wsclient import GenerationEndEvent, WSClient
 from wsclient.gateway.ngram import Sampling, default_model
+from wsclient.testing.scripted_server import Peer, ScriptedServer
 
 from ..support.fake_ollama import MODELS, FakeModel, FakeOllama
-from ..support.scripted_server import Peer, ScriptedServer
 from ..support.waiting import wait_until
 from .conftest import MakeClient
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from wsclient.testing.fault_proxy import FaultProxy
+
 from ..end_to_end.conftest import (
     MakeClient,
     StartGateway,
@@ -23,7 +25,6 @@ from ..end_to_end.conftest import (
     registry,
     start_gateway,
 )
-from ..support.fault_proxy import FaultProxy
 from .gateway_process import GatewayProcess
 
 __all__ = [

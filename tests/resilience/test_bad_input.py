@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from wsclient import ConnectionLostError, ConnectionStatus, Generation, GenerationResult, WSClient, WSClientError
 from wsclient.core.frames import PING, TEXT, FrameParser, encode_frame
+from wsclient.testing.scripted_server import Peer, PeerGone, ScriptedServer
 
 from ..support.any_messages import IDS, json_values, messages
 from ..support.calls import Call
 from ..support.fast_clients import fast_client
 from ..support.mutations import Mutator
-from ..support.scripted_server import Peer, PeerGone, ScriptedServer
 from ..support.waiting import wait_until
 
 RECORDINGS = ("1_auth", "2_requests", "2b_faults", "3_options", "4_signatures", "5_rest_and_cache")

@@ -19,9 +19,9 @@ from Crypto.PublicKey.ECC import EccKey
 from wsclient import ClientClosedError, WSClient
 from wsclient.gateway.registry import ClientRegistry
 from wsclient.keys import public_pem
+from wsclient.testing.scripted_server import Peer, ScriptedServer
 
 from ..support.holdings import Holdings
-from ..support.scripted_server import Peer, ScriptedServer
 from ..support.waiting import wait_until
 from .conftest import StartProcess
 

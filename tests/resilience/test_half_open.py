@@ -9,9 +9,9 @@ import pytest
 
 from wsclient import ConnectionLostError, Generation
 from wsclient.gateway.thread import GatewayThread
+from wsclient.testing.fault_proxy import TO_CLIENT, TO_SERVER, Direction
 
 from ..support.fake_ollama import FakeOllama
-from ..support.fault_proxy import TO_CLIENT, TO_SERVER, Direction
 from ..support.waiting import wait_until
 from .conftest import MakeClient, MakeProxy
 

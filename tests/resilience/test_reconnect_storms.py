@@ -14,9 +14,9 @@ from Crypto.PublicKey.RSA import RsaKey
 from wsclient import ConnectionStatus, InvalidAuthError, RateLimitedError, WSClient, WSClientError
 from wsclient.gateway.registry import ClientRegistry
 from wsclient.keys import generate_key, public_pem
+from wsclient.testing.scripted_server import Peer, ScriptedServer
 
 from ..support.holdings import Holdings
-from ..support.scripted_server import Peer, ScriptedServer
 from ..support.waiting import wait_until
 from .conftest import MakeClient, MakeProxy, StartGateway
 

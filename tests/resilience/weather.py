@@ -7,8 +7,8 @@ from collections.abc import Callable
 from random import Random
 
 from wsclient import ConnectionStatus, WSClient
+from wsclient.testing.fault_proxy import TO_CLIENT, TO_SERVER, Direction, FaultProxy
 
-from ..support.fault_proxy import TO_CLIENT, TO_SERVER, Direction, FaultProxy
 from ..support.waiting import wait_until
 
 __all__ = ["Weather"]

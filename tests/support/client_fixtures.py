@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from wsclient import WSClient
+from wsclient.testing.scripted_server import ScriptedServer, polite
 
 from .fast_clients import fast_client
 from .holdings import Holdings
-from .scripted_server import ScriptedServer, polite
 
 __all__ = ["MakeClient", "client", "make_client", "nothing_stays_open", "server"]
 

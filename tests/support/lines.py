@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from wsclient.core.frames import FrameParser
+from wsclient.testing.scripted_server import Peer, ScriptedServer
 from wsclient.transport import Transport
 
 from .certificates import shared_certificate
 from .fast_clients import fast_options
-from .scripted_server import Peer, ScriptedServer
 from .waiting import wait_until
 
 __all__ = ["MIB", "Lines", "in_thread", "read_texts"]

@@ -333,7 +333,12 @@ class Conversation:
             return [_error(str(error), ErrorCode.INVALID_REQUEST, message.id)]
         assert self.client_id is not None
         request = GenerateRequest(
-            model=model, prompt=message.prompt, options=options, fields=fields, client_id=self.client_id
+            model=model,
+            prompt=message.prompt,
+            options=options,
+            fields=fields,
+            client_id=self.client_id,
+            id=message.id,
         )
         refusal = self._refuse_generation(request, limits, message.id)
         if refusal is not None:

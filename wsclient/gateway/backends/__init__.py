@@ -46,6 +46,7 @@ class GenerateRequest:
         options: sampling options under Ollama's own names (`temperature`, `num_predict`, `stop` as a list ...).
         fields: Ollama's top-level fields (`system`, `format`, `images`, `keep_alive`, `think`, ...).
         client_id: who asks; model servers are not told.
+        id: the client's id of it, any JSON value; no model server needs it, who watches one does.
     """
 
     model: str
@@ -53,6 +54,7 @@ class GenerateRequest:
     options: dict[str, Any] = attrs.field(factory=dict)
     fields: dict[str, Any] = attrs.field(factory=dict)
     client_id: str = ""
+    id: Any = attrs.field(default="", eq=False)
 
 
 class BackendError(Exception):

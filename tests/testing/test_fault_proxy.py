@@ -6,10 +6,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from .support.fault_proxy import TO_CLIENT, TO_SERVER, FaultProxy
+from wsclient.testing.fault_proxy import TO_CLIENT, TO_SERVER, FaultProxy, ProxiedConnection
 
 
 class _Echo:
@@ -65,6 +66,15 @@ def _read(peer: socket.socket, size: int) -> bytes:
     while len(data) < size and (more := peer.recv(size - len(data))):
         data += more
     return data
+
+
+def test_what_is_injected_comes_besides(proxy: FaultProxy, peer: socket.socket) -> None:
+    peer.sendall(b"one")
+    assert peer.recv(100) == b"one"
+
+    proxy.inject(b"two")
+
+    assert peer.recv(100) == b"two"
 
 
 def test_without_faults_bytes_pass_unchanged(peer: socket.socket) -> None:
@@ -178,3 +188,21 @@ def test_close_leaves_no_thread(proxy: FaultProxy, peer: socket.socket) -> None:
     proxy.close()
 
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fault-proxy")]
+
+
+def test_a_connection_is_known_before_anything_comes_through(
+    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[int] = []
+    pump = ProxiedConnection._pump
+
+    def note_and_pump(self: ProxiedConnection, *arguments: Any) -> None:
+        known.append(proxy.connections.count(self))
+        pump(self, *arguments)
+
+    monkeypatch.setattr(ProxiedConnection, "_pump", note_and_pump)
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as peer:
+        peer.sendall(b"a")
+        _read(peer, 1)
+
+    assert known == [1, 1]

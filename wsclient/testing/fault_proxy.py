@@ -1,6 +1,6 @@
 """A bad network on command: a real TCP proxy between a client and a server, both on loopback.
 
-    with FaultProxy(gateway.port) as proxy:
+    with FaultProxy(port_of_the_server) as proxy:
         client = WSClient(f"ws://127.0.0.1:{proxy.port}", ...)
         proxy.stall(TO_CLIENT)      # half-open: nothing arrives any more, and nobody is told
         proxy.resume()
@@ -56,9 +56,12 @@ class ProxiedConnection:
         self._threads: list[threading.Thread] = []
         self.forwarded: dict[Direction, int] = {TO_CLIENT: 0, TO_SERVER: 0}
         self.is_over = False
-        if server is not None:
-            self._start(server, client, TO_CLIENT)
-            self._start(client, server, TO_SERVER)
+
+    def start(self) -> None:
+        """Begin to forward, unless there is no server to forward to."""
+        if self._server is not None:
+            self._start(self._server, self._client, TO_CLIENT)
+            self._start(self._client, self._server, TO_SERVER)
 
     def _start(self, source: socket.socket, target: socket.socket, direction: Direction) -> None:
         thread = threading.Thread(
@@ -178,6 +181,12 @@ class FaultProxy:
         for connection in list(self.connections):
             connection.cut(reset=reset)
 
+    def inject(self, data: bytes) -> None:
+        """Send bytes of nobody's to the clients of all connections, between two pieces or within one."""
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection._client.sendall(data)
+
     def refuse(self) -> None:
         """Refuse new connections; the present ones stay."""
         listener, self._listener = self._listener, None
@@ -244,7 +253,10 @@ class FaultProxy:
                     continue
                 for end in (client, server):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.connections.append(ProxiedConnection(self, client, server))
+            connection = ProxiedConnection(self, client, server)
+            # Before anything comes through: whoever has had an answer can cut the connection that it came by.
+            self.connections.append(connection)
+            connection.start()
 
     def _wake(self) -> None:
         with self._changed:
