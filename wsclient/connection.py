@@ -30,6 +30,17 @@ _MAX_SENT_BYTES = 100 * 1024 * 1024
 class Connection(Line):
     """A client behind its door. The threads hold this object and never the client itself."""
 
+    @property
+    def status(self) -> ConnectionStatus:
+        """Where the connection stands."""
+        self._use_process()
+        return self._session.status
+
+    @property
+    def latency(self) -> float | None:
+        """The last ping's round trip in seconds."""
+        return self._session.latency
+
     # --- connecting ---------------------------------------------------------------------------------------------------
 
     def start_in_background(self) -> None:

@@ -18,15 +18,15 @@ def deliver(action: Action) -> GenerationFeed | None:
     Returns:
         The generation that has no more room, if that is what came out.
     """
-    if isinstance(action, Tokens):
+    if type(action) is Tokens:
         has_room: bool = action.sink.push(action.tokens, action.text, action.is_thinking)
         return None if has_room else action.sink
-    if isinstance(action, Started):
-        action.sink.start(action.model)
-    elif isinstance(action, Ended):
-        action.sink.finish(action.message)
-    elif isinstance(action, Answered):
+    if type(action) is Answered:
         action.sink.set_result(action.value)
+    elif type(action) is Started:
+        action.sink.start(action.model)
+    elif type(action) is Ended:
+        action.sink.finish(action.message)
     elif isinstance(action, Failed):
         if isinstance(action.sink, GenerationFeed):
             action.sink.fail(action.error)

@@ -6,8 +6,11 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import TypeVar
 
-__all__ = ["is_interruption", "run_whole", "take_ticket"]
+__all__ = ["is_interruption", "run_aside", "run_whole", "take_ticket"]
+
+_T = TypeVar("_T")
 
 _PACKAGE = __name__.partition(".")[0]
 # They hold none of the client's locks while they call it.
@@ -86,3 +89,32 @@ def run_whole(work: Callable[[], None], name: str) -> None:
             thread.join()
             return
     work()
+
+
+def run_aside(work: Callable[[], _T], name: str) -> _T:
+    """Do something in a thread of its own, and wait for it: what it leaves in a thread's stacks goes with that thread.
+
+    Args:
+        work: what to do; what it raises is raised here.
+        name: the thread's name.
+    """
+    outcomes: list[_T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcomes.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    # Daemon: the work may hang, and a program must be able to end.
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        # No room for a thread: here, then.
+        return work()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return outcomes[0]

@@ -30,7 +30,7 @@ from .feed import GenerationFeed
 from .forks import renewing, tell_after_fork
 from .futures import Future
 from .ids import dice, new_id, timestamp
-from .interruptions import is_interruption, run_whole
+from .interruptions import is_interruption, run_aside, run_whole
 from .keys import load_private_key
 from .options import ClientOptions
 from .reader import Reader
@@ -94,17 +94,6 @@ class Line:
         # Last: other threads of a forked child go by these two.
         self._process = os.getpid()
         self._is_stale = False
-
-    @property
-    def status(self) -> ConnectionStatus:
-        """Where the connection stands."""
-        self._use_process()
-        return self._session.status
-
-    @property
-    def latency(self) -> float | None:
-        """The last ping's round trip in seconds."""
-        return self._session.latency
 
     def _use_process(self) -> None:
         # The check of the process besides: a fork by other means than os.fork runs no hooks.
@@ -224,17 +213,20 @@ class Line:
         with self._lock:
             if reader is not self._reader:
                 return
-            now = time.monotonic()
-            self._session.heard(now, is_whole=is_whole)
-            actions = self._session.receive(values, now) if values else []
-            self._queue_status(actions)
-            is_login = any(isinstance(action, Ready) for action in actions)
-            waiters = self._waiters.take() if is_login else []
-            self._wake_watchdog(self._session.take_new_due())
-        tell(waiters, None)
-        for action in actions:
-            if isinstance(action, Sign):
-                self._sign(reader, action.challenge)
+            now, session = time.monotonic(), self._session
+            session.heard(now, is_whole=is_whole)
+            was_ready = session.is_ready
+            actions = session.receive(values, now) if values else []
+            waiters = []
+            if not was_ready:
+                self._queue_status(actions)
+                waiters = self._waiters.take() if session.is_ready else []
+            self._wake_watchdog(session.take_new_due())
+        if not was_ready:
+            tell(waiters, None)
+            for action in actions:
+                if isinstance(action, Sign):
+                    self._sign(reader, action.challenge)
         self._perform(actions, reader)
 
     def lost(self, reader: Reader, error: WSClientError) -> None:
@@ -359,7 +351,8 @@ class Line:
     def _sign(self, reader: Reader, challenge: str) -> None:
         """Answer the challenge. Reader thread: a signer that hangs is bounded by the login's deadline."""
         assert self._signer is not None
-        signature = sign_challenge(self._signer, challenge, self._options.signature_algorithm)
+        signer, algorithm = self._signer, self._options.signature_algorithm
+        signature = run_aside(lambda: sign_challenge(signer, challenge, algorithm), "wsclient-signer")
         message = AuthenticateMessage(client_id=self._options.client_id, signature=signature)
         with self._lock:
             if reader is not self._reader:

@@ -6,7 +6,6 @@ stalled writer leaves at the head is finished by the next one, so no half frame 
 
 from __future__ import annotations
 
-import collections
 import os
 import select
 import threading
@@ -50,7 +49,8 @@ class Outbox:
         self._keeps_tries = keeps_tries
         # Only who holds the lock takes from the queue; anybody may append. Nothing is taken inside it but the I/O lock.
         self._lock = threading.Lock()
-        self._frames: collections.deque[_Outgoing] = collections.deque()
+        # A list: an empty deque takes 0.7 KiB, and few frames ever wait.
+        self._frames: list[_Outgoing] = []
         self._has_posted_close = False
 
     @property
@@ -154,12 +154,12 @@ class Outbox:
         """Write what the socket takes now of the frame at the head; return whether it took anything."""
         frame = self._frames[0]
         if frame.is_written or (frame.is_withdrawn and not frame.is_begun and not frame.sizes):
-            self._frames.popleft()
+            self._frames.pop(0)
             return True
         frame.is_begun = frame.is_begun or self._keeps_tries
         has_progressed = self._socket.write(frame.rest(), frame.sizes)
         if frame.is_written:
-            self._frames.popleft()
+            self._frames.pop(0)
         return has_progressed
 
 

@@ -45,7 +45,7 @@ class Reader:
         self.thread = threading.Thread(target=self._run, name=f"wsclient-reader-{number}", daemon=True)
 
     def _run(self) -> None:
-        error: WSClientError = ConnectionLostError("the connection broke off (close code 1006)")
+        error: WSClientError | None = None
         try:
             self.transport.dial()
             self._line.opened(self)
@@ -59,7 +59,7 @@ class Reader:
             error.__cause__ = raised
         finally:
             self.transport.close()
-            self._line.lost(self, self.end_error or error)
+            self._line.lost(self, self.end_error or error or error_for_close(1006))
 
     def _read(self) -> WSClientError:
         """Read until the end and return why it ended."""

@@ -56,6 +56,8 @@ class Transport:
         self._options = options
         self._is_tls = options.server_url.startswith("wss:")
         self._socket: Any = None
+        # Made once, with the socket: the reader, which alone closes it, waits here for data.
+        self._readable: Any = None
         # It exists before it connects, so that a dial under way can be given up.
         self._ws: Any = websocket.WebSocket()
         self._is_aborted = False
@@ -85,11 +87,15 @@ class Transport:
         try:
             self._upgrade()
         except Exception as error:
-            self._discard(self._ws.sock)
-            self._ws.sock = None
+            with self._close_lock:
+                sock, self._ws = self._ws.sock, None
+            self._discard(sock)
             raise _dial_error(error, options) from error
         with self._close_lock:
-            self._socket = self._ws.sock
+            # What dialled is not needed any more, and would keep 5 KiB.
+            self._socket, self._ws = self._ws.sock, None
+            self._readable = select.poll()
+            self._readable.register(self._socket, select.POLLIN)
             was_given_up = self._is_aborted
         if was_given_up:
             self.close()
@@ -141,7 +147,7 @@ class Transport:
                         self.bytes_received += len(data)
                         # Nothing is parsed after an abort: on TLS it may not even be plain text any more.
                         return b"" if self._is_aborted else data
-                self.wait(select.POLLIN)
+                self._readable.poll()
                 self._may_have_more = True
         except OSError as error:
             if self._is_aborted:
@@ -241,7 +247,7 @@ class Transport:
         """End the connection without ceremony: the reader wakes and closes. Any thread, never blocks, idempotent."""
         with self._close_lock:
             self._is_aborted = True
-            sock = self._socket if self._socket is not None else self._ws.sock
+            sock = self._any_socket()
             if sock is not None:
                 # The plain socket's shutdown, on TLS too: SSLSocket.shutdown drops the TLS state first, and the
                 # reader would then get ciphertext as data.
@@ -252,7 +258,7 @@ class Transport:
         """Close the socket. Reader thread only, idempotent."""
         with self._close_lock:
             self._is_aborted = True
-            sock, self._socket, self._ws.sock = self._socket, None, None
+            sock, self._socket, self._ws = self._socket, None, None
             if sock is not None:
                 # A sender that waits for the socket to take more would sleep on: closing alone does not end a poll().
                 with contextlib.suppress(OSError):
@@ -263,10 +269,14 @@ class Transport:
         """Close a forked child's copy of the descriptor; no shutdown and no TLS farewell, the parent uses the line."""
         # No lock: in the child it may be held by a thread that does not exist there.
         self._is_aborted = True
-        sock, self._socket, self._ws.sock = self._socket or self._ws.sock, None, None
+        sock, self._socket, self._ws = self._any_socket(), None, None
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.close()
+
+    def _any_socket(self) -> Any:
+        """Return the socket, the one of a dial under way too."""
+        return self._ws.sock if self._ws is not None else self._socket
 
     def _discard(self, sock: Any) -> None:
         if sock is not None:

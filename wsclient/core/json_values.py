@@ -31,6 +31,7 @@ __all__ = ["decode_values", "is_accelerated"]
 
 _MARKER: Final = 9_007_199_254_740_993
 _MARKER_DIGITS: Final = str(_MARKER).encode()
+_LARGE: Final = 64 * 1024
 _SEPARATOR: Final = b"," + _MARKER_DIGITS + b","
 
 
@@ -49,6 +50,9 @@ def decode_values(payloads: list[bytes], loads: Callable[[bytes], Any] | None = 
     Returns:
         One value for each payload, in order; a `ProtocolError` stands in the place of one that is not JSON.
     """
+    if len(payloads) > 1 and len(payloads[0]) > _LARGE:
+        # A large message comes first in its read, and joining would copy and search it.
+        return [_decode_value(payloads[0], loads), *decode_values(payloads[1:], loads)]
     if len(payloads) > 1:
         joined = _SEPARATOR.join(payloads)
         if joined.count(_MARKER_DIGITS) == len(payloads) - 1:
