@@ -98,7 +98,7 @@ class Counted:
         return getattr(self._inner, name)
 
 
-def test_a_batch_of_1000_tokens_takes_one_lock_once_and_is_handed_over_at_once(
+def test_a_batch_of_500_tokens_takes_one_lock_once_and_is_handed_over_at_once(
     fake_client: Callable[..., WSClient], fake_network: FakeNetwork
 ) -> None:
     client = fake_client()
@@ -111,8 +111,8 @@ def test_a_batch_of_1000_tokens_takes_one_lock_once_and_is_handed_over_at_once(
         generation._feed._batches = counted = Counted(generation._feed._batches)  # type: ignore[assignment]
         generation._feed._read_lock = Counted(generation._feed._read_lock)  # type: ignore[assignment]
         queues.append(counted)
-    line.arrive(b"".join(token_frames(generation.id, 500) for generation in generations))
-    wait_until(lambda: all(len(generation.text) == 500 * 7 for generation in generations))
+    line.arrive(b"".join(token_frames(generation.id, 250) for generation in generations))
+    wait_until(lambda: all(len(generation.text) == 250 * 7 for generation in generations))
     assert lock.takings == 1
     assert [counted.puts for counted in queues] == [1, 1]
     # Nothing is taken of a lock that readers take too.

@@ -112,8 +112,8 @@ def test_a_long_read_is_parsed_in_pieces_and_loses_nothing(open_line: Line) -> N
     open_line.transport.say(*messages)
     wait_until(lambda: len(open_line.connection.values) == len(messages))
     assert open_line.connection.values == messages
-    # 120 bytes each at the least: a piece is 128 KiB.
-    assert max(map(len, open_line.connection.batches)) <= 128 * 1024 / 120
+    # 120 bytes each at the least: a piece is 64 KiB.
+    assert max(map(len, open_line.connection.batches)) <= 64 * 1024 / 120
 
 
 def test_nothing_is_taken_of_a_long_read_after_its_close_frame(open_line: Line) -> None:

@@ -22,7 +22,7 @@ _logger = logging.getLogger("wsclient.reader")
 # How much is parsed and handed over at once. The objects of a MiB of messages are several MiB, which CPython gives back
 # to the system after every read and then faults in again: a fifth of the time (measured). Reading itself stays long,
 # because each system call may cost a busy program 5 ms.
-_PIECE = 128 * 1024
+_PIECE = 64 * 1024
 
 
 class Reader:
