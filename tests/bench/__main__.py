@@ -2,6 +2,7 @@
 
     python -m tests.bench                         every row of the table, 7 rounds
     python -m tests.bench naive node --rounds 3   the rows whose names contain one of these
+    python -m tests.bench gateway                 the gateway's rows (`gateway.py`), which come last otherwise
     python -m tests.bench --list                  the names
     python -m tests.bench --out FOLDER --picture FILE.svg
 
@@ -24,7 +25,7 @@ and beside each ratio of speeds the same ratio by CPU time, which other programs
 
 **What is where.** `source.py` starts the source; `variants.py` lists the variants, `ours.py` and `others.py` have one
 function each, `timing.py` times them; `table.py` has the rows with their targets and the arithmetic; `picture.py` draws
-the picture; `strace.py` counts system calls. The gateway has a bench of its own, `python -m tests.bench.gateway`.
+the picture; `strace.py` counts system calls; `gateway.py` measures the gateway.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from typing import Any
 
 import attrs
 
+from . import gateway
 from .picture import draw
 from .source import ROOT, Source, running_source
 from .strace import count_calls, why_not
@@ -59,6 +61,7 @@ _STRACE_TOKENS = 300_000
 _PACKAGES = ("websocket-client", "pycryptodome", "attrs", "orjson", "websockets", "ollama", "httpx")
 # The variants that are no Python function of `variants.py`.
 OTHERS = ("node", "calls")
+_GATEWAY = "gateway"
 
 Measure = Callable[[], Figures]
 
@@ -188,22 +191,28 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--python-source", action="store_true", help="do without the C source")
     options = parser.parse_args(arguments)
     if options.list:
-        print("\n".join(f"{row.key:16}{row.words}" for row in ROWS))
+        print("\n".join([*(f"{row.key:16}{row.words}" for row in ROWS), f"{_GATEWAY:16}the rows of the gateway"]))
         return
     load = os.getloadavg()[0]
+    names = [name for name in options.names if name != _GATEWAY]
+    has_gateway = not options.names or _GATEWAY in options.names
     try:
-        rows = select(options.names)
+        rows = select(names) if names or not options.names else []
     except ValueError as error:
         parser.error(str(error))
     with running_source(in_c=not options.python_source) as source:
         facts = _facts(source, options.rounds)
-        figures, skipped = measure(rows, options.rounds, source)
+        figures, skipped = measure(rows, options.rounds, source) if rows else ({}, {})
+    of_gateway = gateway.measure(list(gateway.ROWS), options.rounds) if has_gateway else []
     # What else ran meanwhile: a client of two threads loses more to it than one of a single thread.
     facts["load average before and after"] = f"{load:.1f}, {os.getloadavg()[0]:.1f}"
     options.out.mkdir(parents=True, exist_ok=True)
     table = as_markdown(rows, figures, facts, skipped)
+    if of_gateway:
+        table += f"\n{gateway.as_markdown(of_gateway)}\n"
     (options.out / "table.md").write_text(table, encoding="utf-8")
-    (options.out / "table.json").write_text(json.dumps(as_json(rows, figures, facts, skipped), indent=1) + "\n")
+    summary = as_json(rows, figures, facts, skipped) | {"gateway": [attrs.asdict(row) for row in of_gateway]}
+    (options.out / "table.json").write_text(json.dumps(summary, indent=1) + "\n")
     if options.picture is not None:
         options.picture.write_text(draw(figures), encoding="utf-8")
     print(table)

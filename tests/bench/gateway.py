@@ -1,4 +1,4 @@
-"""Measure the gateway: python -m tests.bench.gateway [rate delay memory] [--rounds N]
+"""Measure the gateway: python -m tests.bench gateway, or its rows, python -m tests.bench.gateway [rate delay memory]
 
     rate    tokens/s that our client gets through the gateway from an Ollama that is never the bottleneck, against the
             official `ollama` client that reads this Ollama directly
@@ -33,7 +33,7 @@ from wsclient.keys import generate_key, load_private_key, public_pem
 
 from .gateway_readers import log_in
 
-__all__ = ["ROWS", "Row", "Site", "main", "running_site"]
+__all__ = ["ROWS", "Row", "Site", "as_markdown", "main", "measure", "running_site"]
 
 _ROOT = Path(__file__).parents[2]
 _OUR_TOKENS, _OFFICIAL_TOKENS = 200_000, 30_000
@@ -217,6 +217,18 @@ def _rss_kib(pid: int) -> int:
 ROWS: dict[str, Callable[[Site, int], list[Row]]] = {"rate": rate, "delay": delay, "memory": memory}
 
 
+def measure(names: Sequence[str], rounds: int) -> list[Row]:
+    """Measure some of the rows."""
+    with running_site() as site:
+        return [row for name in names for row in ROWS[name](site, min(rounds, 3) if name == "memory" else rounds)]
+
+
+def as_markdown(rows: list[Row]) -> str:
+    """Return the table."""
+    head = ["| what | measured | lowest to highest | at least | the moonshot | | made of |", "|" + "---|" * 7]
+    return "\n".join([*head, *(row.line() for row in rows)])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gateway", description="Measure the gateway.")
@@ -225,13 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - ROWS.keys():
         parser.error(f"no row is called {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    print("| what | measured | lowest to highest | at least | the moonshot | | made of |")
-    print("|---|---|---|---|---|---|---|")
-    with running_site() as site:
-        for name, measure in ROWS.items():
-            if not options.names or name in options.names:
-                for row in measure(site, min(options.rounds, 3) if name == "memory" else options.rounds):
-                    print(row.line(), flush=True)
+    print(as_markdown(measure(options.names or list(ROWS), options.rounds)))
 
 
 if __name__ == "__main__":
