@@ -153,12 +153,12 @@ class Outbox:
     def _write_head(self) -> bool:
         """Write what the socket takes now of the frame at the head; return whether it took anything."""
         frame = self._frames[0]
-        if frame.is_written or (frame.is_withdrawn and not frame.is_begun and not frame.sizes):
+        if frame.note_written() or (frame.is_withdrawn and not frame.is_begun and not frame.sizes):
             self._frames.pop(0)
             return True
         frame.is_begun = frame.is_begun or self._keeps_tries
         has_progressed = self._socket.write(frame.rest(), frame.sizes)
-        if frame.is_written:
+        if frame.note_written():
             self._frames.pop(0)
         return has_progressed
 
@@ -166,7 +166,7 @@ class Outbox:
 class _Outgoing:
     """A frame on its way out. It is masked when its turn comes: a queue of large prompts is not kept twice."""
 
-    __slots__ = ("_bytes", "_opcode", "_payload", "is_begun", "is_withdrawn", "sizes")
+    __slots__ = ("_bytes", "_opcode", "_payload", "is_begun", "is_withdrawn", "is_written", "sizes")
 
     def __init__(self, opcode: int, payload: bytes) -> None:
         self._opcode = opcode
@@ -175,8 +175,7 @@ class _Outgoing:
         # The sizes of the pieces that are out. Their sum is where the rest begins; a number that is counted up after
         # each piece would miss one when Ctrl-C comes between.
         self.sizes: list[int] = []
-        self.is_begun = False
-        self.is_withdrawn = False
+        self.is_begun = self.is_withdrawn = self.is_written = False
 
     def rest(self) -> memoryview:
         if self._bytes is None:
@@ -184,6 +183,7 @@ class _Outgoing:
             self._payload = b""
         return self._bytes[sum(self.sizes) :]
 
-    @property
-    def is_written(self) -> bool:
-        return self._bytes is not None and sum(self.sizes) == len(self._bytes)
+    def note_written(self) -> bool:
+        # Ctrl-C may come between the writing and this; then whoever sends next comes here first.
+        self.is_written = self._bytes is not None and sum(self.sizes) == len(self._bytes)
+        return self.is_written
