@@ -4,7 +4,7 @@
     python -m tests.bench naive node --rounds 3   the rows whose names contain one of these
     python -m tests.bench gateway                 the gateway's rows (`gateway.py`), which come last otherwise
     python -m tests.bench --list                  the names
-    python -m tests.bench --out FOLDER --picture FILE.svg
+    python -m tests.bench --out FOLDER --picture tests/bench/speed.svg --readme README.md
 
 It needs the extra `bench`; what else is there is used (a C compiler, OpenSSL's headers, Node with npm, strace), and
 what is not is skipped with a line that says so.
@@ -47,6 +47,7 @@ import attrs
 
 from . import gateway
 from .picture import draw
+from .readme import write_into
 from .source import ROOT, Source, running_source
 from .strace import count_calls, why_not
 from .table import ROWS, Row, as_json, as_markdown, select
@@ -187,6 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=Path, default=ROOT / "bench-results", help="the folder of table.md and table.json"
     )
     parser.add_argument("--picture", type=Path, help="draw the ratios to the ollama client as SVG into this file")
+    parser.add_argument("--readme", type=Path, help="put the table into this file, between its marks; needs all rows")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
     parser.add_argument("--python-source", action="store_true", help="do without the C source")
     options = parser.parse_args(arguments)
@@ -213,6 +215,8 @@ def main(arguments: list[str] | None = None) -> None:
     (options.out / "table.md").write_text(table, encoding="utf-8")
     summary = as_json(rows, figures, facts, skipped) | {"gateway": [attrs.asdict(row) for row in of_gateway]}
     (options.out / "table.json").write_text(json.dumps(summary, indent=1) + "\n")
+    if options.readme is not None:
+        write_into(options.readme, rows, figures, facts, of_gateway)
     if options.picture is not None:
         options.picture.write_text(draw(figures), encoding="utf-8")
     print(table)

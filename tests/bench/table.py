@@ -11,7 +11,7 @@ import attrs
 from .timing import Figures
 from .variants import VARIANTS
 
-__all__ = ["ROWS", "Rounds", "Row", "as_json", "as_markdown", "select"]
+__all__ = ["ROWS", "Rounds", "Row", "as_json", "as_markdown", "line_of", "select"]
 
 Rounds = Mapping[str, list[Figures]]
 """What each variant measured, round by round."""
@@ -306,6 +306,11 @@ def as_markdown(rows: list[Row], rounds: Rounds, facts: dict[str, Any], skipped:
     lines += ["", *(f"- {name}: {value}" for name, value in facts.items())]
     lines += [f"- skipped, {words_of(name)}: {reason}" for name, reason in skipped.items()]
     return "\n".join(lines) + "\n"
+
+
+def line_of(row: Row, rounds: Rounds) -> str:
+    """Return a row of the table."""
+    return _line(row, _summary(row, rounds, {}))
 
 
 def _line(row: Row, summary: dict[str, Any]) -> str:

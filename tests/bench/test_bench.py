@@ -10,7 +10,8 @@ import pytest
 
 from . import __main__ as bench
 from .picture import draw
-from .source import running_source
+from .readme import BEGIN, END, write_into
+from .source import ROOT, running_source
 from .table import ROWS, as_json, as_markdown, select
 from .variants import VARIANTS
 
@@ -79,3 +80,32 @@ def test_the_picture_has_a_bar_for_each_reader_that_was_measured() -> None:
 def test_there_is_no_picture_without_the_client_to_compare_with() -> None:
     with pytest.raises(ValueError, match="was not measured"):
         draw({"stream": [{"rate": 1.0}]})
+
+
+def test_the_readmes_table_has_every_row_that_has_a_target() -> None:
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    found = {}
+    for line in table.splitlines():
+        if line.startswith("|") and "---" not in line:
+            what, measured, _, at_least, moonshot, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            found[what] = (measured, at_least, moonshot)
+    for row in ROWS:
+        if row.at_least is not None:
+            targets = found[row.words][1:]
+            assert [float(text.split()[0]) for text in targets if text] == [
+                target for target in (row.at_least, row.moonshot) if target is not None
+            ]
+            assert found[row.words][0]
+    assert sum(words.startswith("gateway: ") for words in found) == 4
+
+
+def test_the_table_is_written_between_the_readmes_marks(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    rows = [row for row in ROWS if row.key == "cpu"]
+    facts = {"machine": "m", "python": "p", "packages": "q", "rounds": 1, "load average before and after": "0, 0"}
+    write_into(readme, rows, {"stream": [{"rate": 1.0, "cpu": 2.5}]}, facts, [])
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}| what |")
+    assert "| CPU s per million tokens | 2.5 s | 2.5 s to 2.5 s | 3 s | 2 s | reached |" in text
+    assert text.endswith(f"load average 0, 0.\n{END}after\n")
