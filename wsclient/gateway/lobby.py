@@ -53,9 +53,14 @@ class Lobby:
     def __len__(self) -> int:
         return len(self._guests)
 
-    def knock(self, peer: tuple[Any, ...]) -> bool:
-        """Take in a socket that still shakes hands, by its peer's address and port; or tell that there is no room."""
-        return self._add(peer, peer[0])
+    def knock(self, key: object, address: str) -> bool:
+        """Take in a socket that still shakes hands, or tell that there is no room.
+
+        Args:
+            key: by which it enters or leaves. Its peer's port will not do: another one can have that at once.
+            address: its peer's.
+        """
+        return self._add(key, address)
 
     def enter(self, key: object, transport: asyncio.Transport) -> None:
         """Take in a new socket, or drop it when its address, or everybody together, has too many already.
@@ -65,7 +70,7 @@ class Lobby:
             transport: the socket.
         """
         # It may have knocked.
-        self.leave(transport.get_extra_info("peername"))
+        self.leave(key)
         if not self._add(key, peer_address(transport)):
             transport.abort()
             return
