@@ -109,6 +109,13 @@ def test_a_link_to_the_file_stays_a_link(path: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p != path.parent] == ["link.json"]
 
 
+def test_links_in_a_circle_are_named_when_the_file_is_to_be_changed(tmp_path: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(link)
+    with pytest.raises(RegistryError, match=r"link\.json cannot be read: Too many levels of symbolic links"):
+        ClientRegistry(link).register("a", new_pem())
+
+
 def test_what_a_crash_left_behind_does_not_stop_the_next_change(path: Path) -> None:
     put(path, [])
     path.with_name(f".{path.name}.draft").write_text("half a fi")
