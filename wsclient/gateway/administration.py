@@ -94,7 +94,9 @@ class Administration:
     async def _listen(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
         sockets = await loop.run_in_executor(self._thread, open_sockets, host, port)
-        self._runner = web.ServerRunner(web.Server(self.endpoints.answer_operator, access_log=None))
+        server = web.Server(self.endpoints.answer_operator, access_log=None)
+        # Without a limit, half a request would hold a stop up for ten seconds and more.
+        self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await self._runner.setup()
         for listening in sockets:
             await web.SockSite(self._runner, listening).start()
