@@ -6,6 +6,8 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import filelock
 import pytest
 
 from tests.support.client_files import entries, new_pem, put
+from wsclient.gateway import clients_file
 from wsclient.gateway.registry import ClientRegistry, RegistryError
 
 
@@ -175,3 +178,27 @@ def test_a_directory_that_cannot_be_made_is_a_registry_error(tmp_path: Path) -> 
     (tmp_path / "data").write_text("a file in the way")
     with pytest.raises(RegistryError, match="cannot be"):
         ClientRegistry(tmp_path / "data" / "clients.json").register("a", new_pem())
+
+
+def test_a_change_that_waits_for_another_process_keeps_nobody_from_noticing_a_revocation(
+    registry: ClientRegistry, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = registry.register("a", new_pem())
+    assert registry.reload_if_changed() == set()
+    asked = threading.Event()
+    exclusive = clients_file.exclusive
+
+    def asking(path: Path, timeout: float) -> AbstractContextManager[None]:
+        asked.set()
+        return exclusive(path, timeout)
+
+    monkeypatch.setattr(clients_file, "exclusive", asking)
+    with ThreadPoolExecutor(1) as pool:
+        with exclusive(path):
+            change = pool.submit(registry.register, "b", new_pem())
+            assert asked.wait(10)
+            # By hand, or by the original.
+            put(path, [])
+            assert registry.reload_if_changed() == {client.id}
+            assert not change.done()
+        assert change.result(timeout=10).name == "b"

@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 FLUSH_INTERVAL = 60.0
+# How long a flush waits for other processes: the thread that it runs in has revocations to look for.
+_FLUSH_WAIT = 0.25
 
 # The state of a file that cannot even be looked at.
 _UNSEEN: Stamp = (-1, -1, -1)
@@ -91,8 +93,8 @@ class ClientRegistry:
         self.revoked_dir = self.path.parent / "revoked" if revoked_dir is None else Path(revoked_dir)
         self._lock_timeout = lock_timeout
         self._default_algorithm = default_algorithm
-        # Held while the file is read or changed, so that an older snapshot never replaces a newer one.
-        # The lock between processes and _memory may be taken inside.
+        # Held while the file is read or changed, so that an older snapshot never replaces a newer one. Taken after the
+        # lock between processes, so that who waits for that keeps nobody from looking at the file.
         self._disk = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._broken: tuple[Stamp, RegistryError] | None = None
@@ -255,11 +257,11 @@ class ClientRegistry:
     def flush_logins(self, now: float, force: bool = False) -> bool:
         """Write the remembered logins into the file, once a minute at most.
 
-        A client that is gone by then stays gone.
+        A client that is gone by then stays gone. Waits for other processes for a quarter of a second at most.
 
         Args:
             now: seconds since the epoch.
-            force: do not wait for the minute (at shutdown).
+            force: do not wait for the minute, but for the other processes (at shutdown).
 
         Returns:
             Whether the file was written.
@@ -275,14 +277,14 @@ class ClientRegistry:
             # Also when it fails below: a full disk is not tried again every second.
             self._flushed_at = now
         try:
-            return self._write_logins(logins)
+            return self._write_logins(logins, self._lock_timeout if force else min(_FLUSH_WAIT, self._lock_timeout))
         except RegistryError:
             with self._memory:
                 self._logins = logins | self._logins
             raise
 
-    def _write_logins(self, logins: dict[str, tuple[str, float]]) -> bool:
-        with self._exclusive() as current:
+    def _write_logins(self, logins: dict[str, tuple[str, float]], timeout: float) -> bool:
+        with self._exclusive(timeout) as current:
             known = [client_id for client_id in logins if client_id in current.clients]
             entries = current.entries.copy()
             for client_id in known:
@@ -324,15 +326,11 @@ class ClientRegistry:
                 raise
 
     @contextmanager
-    def _exclusive(self) -> Iterator[Snapshot]:
+    def _exclusive(self, timeout: float | None = None) -> Iterator[Snapshot]:
         """Keep everybody else from changing the file, and hand over what it says now."""
-        if not self._disk.acquire(timeout=self._lock_timeout):
-            raise RegistryError(f"{self.path} is being changed by another thread for too long; try again")
-        try:
-            with clients_file.exclusive(self.path, self._lock_timeout):
-                yield self._keep(clients_file.read(self.path))
-        finally:
-            self._disk.release()
+        timeout = self._lock_timeout if timeout is None else timeout
+        with clients_file.exclusive(self.path, timeout), self._disk:
+            yield self._keep(clients_file.read(self.path))
 
     def _write(self, entries: Sequence[Any]) -> None:
         stamp = clients_file.write(self.path, entries)
