@@ -202,3 +202,14 @@ def test_a_change_that_waits_for_another_process_keeps_nobody_from_noticing_a_re
             assert registry.reload_if_changed() == {client.id}
             assert not change.done()
         assert change.result(timeout=10).name == "b"
+
+
+def test_who_came_by_a_change_of_our_own_and_went_before_anybody_looked_is_named_all_the_same(
+    registry: ClientRegistry, path: Path
+) -> None:
+    assert registry.reload_if_changed() == set()
+    # From now on it may log in.
+    client = registry.register("a", new_pem())
+    ClientRegistry(path).revoke(client.id)
+    assert registry.reload_if_changed() == {client.id}
+    assert registry.reload_if_changed() == set()

@@ -98,8 +98,9 @@ class ClientRegistry:
         self._disk = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._broken: tuple[Stamp, RegistryError] | None = None
-        # What reload_if_changed told about last; changes of our own move _snapshot on without telling anybody.
-        self._reported: Snapshot | None = None
+        # Whose logins have lost their ground since reload_if_changed told last, snapshot by snapshot: whoever came and
+        # went in between may have logged in.
+        self._outdated: set[str] = set()
         # Protects the two below; held for moments only, because the gateway's event loop takes it.
         self._memory = threading.Lock()
         self._logins: dict[str, tuple[str, float]] = {}
@@ -234,12 +235,8 @@ class ClientRegistry:
             return set()
         try:
             self._refresh()
-            before, now = self._reported, self._snapshot
-            self._reported = now
-            if before is None or now is None or before is now:
-                return set()
-            logins = now.logins()
-            return {client_id for client_id, login in before.logins().items() if logins.get(client_id) != login}
+            outdated, self._outdated = self._outdated, set()
+            return outdated
         finally:
             self._disk.release()
 
@@ -306,8 +303,10 @@ class ClientRegistry:
     def _keep(self, content: clients_file.Content) -> Snapshot:
         assert self._disk.locked()
         snapshot = Snapshot.of(content, self._default_algorithm)
-        if self._snapshot is None:
-            self._reported = snapshot
+        before = self._snapshot
+        if before is not None and before.stamp != snapshot.stamp:
+            logins = snapshot.logins()
+            self._outdated |= {id for id, login in before.logins().items() if logins.get(id) != login}
         self._snapshot, self._broken = snapshot, None
         return snapshot
 
