@@ -173,6 +173,22 @@ def test_models_that_strangers_make_up_share_one_label(
     assert now["generations_total model=other outcome=done"] >= 5
 
 
+def test_tokens_never_become_less_when_the_gateway_gets_to_know_a_model(
+    gateway: GatewayThread, client_id: str, ec_key: Key, backend: ScriptedBackend
+) -> None:
+    with Peer(gateway.url).log_in(client_id, ec_key) as peer:
+        wait_until(lambda: refreshed(gateway))
+        peer.send(type="generate", id="g", prompt="hang 3", model="new:1b")
+        while peer.receive().get("token") != " t002":
+            pass
+        assert figures(gateway)["tokens_total model=other"] == 3
+        backend.models = [{"name": "new:1b"}]
+        wait_until(lambda: refreshed(gateway))
+        now = figures(gateway)
+    assert now["tokens_total model=other"] == 3
+    assert now["tokens_total model=new:1b"] == 3
+
+
 def refreshed(gateway: GatewayThread) -> bool:
     """Have the gateway ask for its models now, whatever their age."""
     administration = gateway.gateway._administration

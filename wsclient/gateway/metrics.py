@@ -50,6 +50,7 @@ class Metrics:
         self._is_backend_up = False
         # Of generations that have ended, by model.
         self._tokens: Counter[str] = Counter()
+        self._told_tokens: Counter[str] = Counter()
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
@@ -120,8 +121,11 @@ class Metrics:
         tokens = self._tokens.copy()
         for generation in generations:
             tokens[self._watch.label(generation.model)] += generation.tokens
+        # Never less than before, which Prometheus would take for a restart: a generation that was stopped is in neither
+        # for a moment, and a model that the watch has just got to know was "other" until now.
+        self._told_tokens |= tokens
         family = CounterMetricFamily(_PREFIX + "tokens", "Tokens sent to clients.", labels=("model",))
-        for model, count in tokens.items():
+        for model, count in self._told_tokens.items():
             family.add_metric((model,), count)
         return family
 
