@@ -83,7 +83,8 @@ class Administration:
             # Here, because most gateways need neither the module nor its registry.
             from .metrics import Metrics
 
-            metrics = Metrics(self._services.counts, self._connections, self._watch)
+            services = self._services
+            metrics = Metrics(services.counts, services.accounts.refused, self._connections, self._watch)
             self._services.on_generation_end = metrics.enter
             # So that the first generations are counted under their models' names.
             self._first_look = loop.create_task(self._watch.is_answering())

@@ -34,6 +34,7 @@ class Metrics:
 
     Args:
         counts: what happened since the start (`Services.counts`).
+        refused: how many requests each limit has turned away (`Accounts.refused`).
         connections: those that are open; asked when the figures are read.
         watch: knows the models, and whether the model server answers.
 
@@ -43,8 +44,11 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, counts: Counter[str], connections: Collection[Connection], watch: BackendWatch) -> None:
+    def __init__(
+        self, counts: Counter[str], refused: Counter[str], connections: Collection[Connection], watch: BackendWatch
+    ) -> None:
         self._counts = counts
+        self._refused = refused
         self._connections = connections
         self._watch = watch
         self._is_backend_up = False
@@ -111,6 +115,12 @@ class Metrics:
         refusals.add_metric(("invalid",), counts["refusals"] - blocked)
         refusals.add_metric(("blocked",), blocked)
         yield refusals
+        over_limit = CounterMetricFamily(
+            _PREFIX + "requests_over_limit", "Requests that a client's limits turned away.", labels=("limit",)
+        )
+        for limit, count in self._refused.items():
+            over_limit.add_metric((limit,), count)
+        yield over_limit
         received = sum(connection.socket.received_bytes for connection in connections)
         sent = sum(connection.socket.sent_bytes for connection in connections)
         yield _counter("received_bytes", "From clients, frames included.", counts["received_bytes"] + received)
