@@ -149,6 +149,11 @@ def test_a_body_over_16_kib_is_not_read(gateway: GatewayThread, is_chunked: bool
         assert peer.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
+def test_who_sends_far_too_long_a_body_sees_the_answer(gateway: GatewayThread) -> None:
+    answer = post(gateway, b"{" + b" " * 200_000)
+    assert (answer.status, answer.json["error"]) == (413, "The body may have 16384 bytes")
+
+
 def test_who_waits_before_sending_the_body_is_told_to_go_on(gateway: GatewayThread) -> None:
     parts = urlsplit(gateway.url)
     body = json.dumps({"name": "x", "publicKey": new_pem()}).encode()
