@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -45,3 +47,14 @@ def test_a_stop_closes_the_metrics_port(start_gateway: StartGateway) -> None:
     gateway.stop()
     with pytest.raises(ConnectionRefusedError):
         ask(url, "/metrics")
+
+
+def test_a_stop_does_not_wait_for_half_a_request_to_the_metrics_port(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(metrics_port=0)
+    port = urlsplit(gateway.gateway.metrics_url).port
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+        line.sendall(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+        assert line.recv(100).startswith(b"HTTP/1.1 404")
+        started = time.monotonic()
+        gateway.stop()
+        assert time.monotonic() - started < 5

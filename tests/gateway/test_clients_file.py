@@ -6,6 +6,8 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import filelock
 import pytest
 
 from tests.support.client_files import entries, new_pem, put
+from wsclient.gateway import clients_file
 from wsclient.gateway.registry import ClientRegistry, RegistryError
 
 
@@ -109,6 +112,13 @@ def test_a_link_to_the_file_stays_a_link(path: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p != path.parent] == ["link.json"]
 
 
+def test_links_in_a_circle_are_named_when_the_file_is_to_be_changed(tmp_path: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(link)
+    with pytest.raises(RegistryError, match=r"link\.json cannot be read: Too many levels of symbolic links"):
+        ClientRegistry(link).register("a", new_pem())
+
+
 def test_what_a_crash_left_behind_does_not_stop_the_next_change(path: Path) -> None:
     put(path, [])
     path.with_name(f".{path.name}.draft").write_text("half a fi")
@@ -168,3 +178,38 @@ def test_a_directory_that_cannot_be_made_is_a_registry_error(tmp_path: Path) -> 
     (tmp_path / "data").write_text("a file in the way")
     with pytest.raises(RegistryError, match="cannot be"):
         ClientRegistry(tmp_path / "data" / "clients.json").register("a", new_pem())
+
+
+def test_a_change_that_waits_for_another_process_keeps_nobody_from_noticing_a_revocation(
+    registry: ClientRegistry, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = registry.register("a", new_pem())
+    assert registry.reload_if_changed() == set()
+    asked = threading.Event()
+    exclusive = clients_file.exclusive
+
+    def asking(path: Path, timeout: float) -> AbstractContextManager[None]:
+        asked.set()
+        return exclusive(path, timeout)
+
+    monkeypatch.setattr(clients_file, "exclusive", asking)
+    with ThreadPoolExecutor(1) as pool:
+        with exclusive(path):
+            change = pool.submit(registry.register, "b", new_pem())
+            assert asked.wait(10)
+            # By hand, or by the original.
+            put(path, [])
+            assert registry.reload_if_changed() == {client.id}
+            assert not change.done()
+        assert change.result(timeout=10).name == "b"
+
+
+def test_who_came_by_a_change_of_our_own_and_went_before_anybody_looked_is_named_all_the_same(
+    registry: ClientRegistry, path: Path
+) -> None:
+    assert registry.reload_if_changed() == set()
+    # From now on it may log in.
+    client = registry.register("a", new_pem())
+    ClientRegistry(path).revoke(client.id)
+    assert registry.reload_if_changed() == {client.id}
+    assert registry.reload_if_changed() == set()

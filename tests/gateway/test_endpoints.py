@@ -173,6 +173,41 @@ def test_models_that_strangers_make_up_share_one_label(
     assert now["generations_total model=other outcome=done"] >= 5
 
 
+def test_what_a_limit_turns_away_is_counted_under_its_name(
+    start_gateway: StartGateway, client_id: str, ec_key: Key
+) -> None:
+    gateway = start_gateway(metrics_port=0, max_prompt_size=10, max_open_generations=1, requests_per_minute=3)
+    with Peer(gateway.url).log_in(client_id, ec_key) as peer:
+        assert peer.generate("say much more", id="a")[-1]["code"] == "message_too_big"
+        peer.send(type="generate", id="b", prompt="hang 0")
+        assert peer.receive()["type"] == "stream_start"
+        assert peer.generate("say x", id="c")[-1]["code"] == "server_busy"
+        assert peer.generate("say x", id="d")[-1]["code"] == "rate_limited"
+        now = figures(gateway)
+    prefix = "requests_over_limit_total limit="
+    assert {name.removeprefix(prefix): value for name, value in now.items() if name.startswith(prefix)} == {
+        "max_prompt_size": 1,
+        "max_open_generations": 1,
+        "requests_per_minute": 1,
+    }
+
+
+def test_tokens_never_become_less_when_the_gateway_gets_to_know_a_model(
+    gateway: GatewayThread, client_id: str, ec_key: Key, backend: ScriptedBackend
+) -> None:
+    with Peer(gateway.url).log_in(client_id, ec_key) as peer:
+        wait_until(lambda: refreshed(gateway))
+        peer.send(type="generate", id="g", prompt="hang 3", model="new:1b")
+        while peer.receive().get("token") != " t002":
+            pass
+        assert figures(gateway)["tokens_total model=other"] == 3
+        backend.models = [{"name": "new:1b"}]
+        wait_until(lambda: refreshed(gateway))
+        now = figures(gateway)
+    assert now["tokens_total model=other"] == 3
+    assert now["tokens_total model=new:1b"] == 3
+
+
 def refreshed(gateway: GatewayThread) -> bool:
     """Have the gateway ask for its models now, whatever their age."""
     administration = gateway.gateway._administration

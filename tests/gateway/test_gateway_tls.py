@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import ssl
+import struct
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -226,3 +227,42 @@ def test_a_stop_does_not_wait_for_those_who_shake_hands(start_gateway: StartGate
         gateway.stop()
         assert time.monotonic() - began < 3
         assert is_dropped(silent)
+
+
+def test_a_port_that_calls_again_before_its_last_handshake_is_over_counts_once(
+    start_gateway: StartGateway, certificate: Certificate
+) -> None:
+    gateway = start_gateway(tls_cert=certificate.file, max_sockets_before_login_per_address=4)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        source = probe.getsockname()
+    for _ in range(100):
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            caller.bind(source)
+            caller.connect(("127.0.0.1", gateway.port))
+            # Reset at its close, so that the port is free at once.
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: has_room_for_four(gateway, certificate))
+
+
+def has_room_for_four(gateway: GatewayThread, trusted: Certificate) -> bool:
+    """Return whether three silent sockets and a client that shakes hands are let in together."""
+    with ExitStack() as stack:
+        silent = [stack.enter_context(dial(gateway)) for _ in range(3)]
+        try:
+            is_admitted = shown(gateway, trusted) is not None
+        except OSError:
+            return False
+        return is_admitted and not any(map(is_over, silent))
+
+
+def is_over(connection: socket.socket) -> bool:
+    """Return whether the other side has ended the line by now."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True

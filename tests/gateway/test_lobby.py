@@ -43,6 +43,8 @@ def test_an_address_has_so_many_sockets_before_the_login_and_no_more(start_gatew
         # Another address is none of their business, and one that leaves makes room.
         elsewhere = stack.enter_context(dial(gateway, "127.0.0.2"))
         silent.close()
+        # The gateway may be told of the next one before it is of the end of this one.
+        wait_until(lambda: len(gateway.gateway._lobby) == 3)
         stack.enter_context(Peer(gateway.url))
         elsewhere.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert elsewhere.recv(100).startswith(b"HTTP/1.1 404")

@@ -86,9 +86,15 @@ def test_other_names_of_a_model_are_the_same_model(
     peer: Peer, backend: ScriptedBackend, gateway: GatewayThread
 ) -> None:
     begin(peer, "g1", "hang 0", "llama2")
-    for name in ("llama2:latest", "Library/Llama2", "registry.ollama.ai/library/llama2"):
+    names = (
+        "llama2:latest",
+        "Library/Llama2",
+        "registry.ollama.ai/library/llama2",
+        "x://registry.ollama.ai/library/llama2",
+    )
+    for name in names:
         begin(peer, name, "say hello", name)
-    wait_until(lambda: gateway.gateway.backend.waiting == 3)
+    wait_until(lambda: gateway.gateway.backend.waiting == len(names))
     assert prompts(backend) == ["hang 0"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import zlib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -146,6 +147,29 @@ def test_a_body_over_16_kib_is_not_read(gateway: GatewayThread, is_chunked: bool
         else:
             peer.sendall(head.encode() + b"Content-Length: 16385\r\n\r\n")
         assert peer.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_who_sends_far_too_long_a_body_sees_the_answer(gateway: GatewayThread) -> None:
+    answer = post(gateway, b"{" + b" " * 200_000)
+    assert (answer.status, answer.json["error"]) == (413, "The body may have 16384 bytes")
+
+
+def test_who_waits_before_sending_the_body_is_told_to_go_on(gateway: GatewayThread) -> None:
+    parts = urlsplit(gateway.url)
+    body = json.dumps({"name": "x", "publicKey": new_pem()}).encode()
+    head = f"POST /api/auth/register HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    head += f"Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=5) as peer:
+        peer.sendall(head.encode())
+        assert peer.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        peer.sendall(body)
+        assert peer.recv(100).startswith(b"HTTP/1.1 201 Created\r\n")
+
+
+@pytest.mark.parametrize("body", [zlib.compress(b"{}"), b"no such thing"])
+def test_a_compressed_body_is_refused_whatever_is_in_it(gateway: GatewayThread, body: bytes) -> None:
+    answer = post(gateway, body, **{"Content-Encoding": "deflate"})
+    assert (answer.status, answer.json["error"]) == (415, "The body must not be compressed")
 
 
 def test_a_broken_clients_file_is_an_error_and_stays_as_it_is(gateway: GatewayThread, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,13 @@ def test_a_login_during_a_write_that_fails_counts_more_than_the_ones_before(
             registry.flush_logins(1000.0)
     assert registry.flush_logins(1060.0) is True
     assert entries(path)[0]["lastIP"] == "10.0.0.2"
+
+
+def test_logins_wait_for_no_other_process_until_the_end(registry: ClientRegistry, path: Path) -> None:
+    client = registry.register("a", new_pem())
+    registry.note_login(client.id, "127.0.0.1", 1.0)
+    started = time.monotonic()
+    with clients_file.exclusive(path), pytest.raises(RegistryError, match="is locked by another process"):
+        registry.flush_logins(1.0)
+    assert time.monotonic() - started < 5
+    assert registry.flush_logins(2.0, force=True) is True

@@ -129,6 +129,41 @@ def test_a_revoked_client_is_thrown_out_within_a_second_and_others_stay(
         assert other.receive()["type"] == "pong"
 
 
+def test_a_failure_that_nobody_foresaw_does_not_end_the_looking_after_the_clients_file(
+    tmp_path: Path, client_id: str, ec_key: Key, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = threading.Semaphore(0)
+
+    class Failing(ClientRegistry):
+        def flush_logins(self, now: float, force: bool = False) -> bool:
+            if not force:
+                failures.release()
+                raise ZeroDivisionError("nobody foresaw this")
+            return False
+
+    registry = Failing(tmp_path / "authorized_clients.json")
+    settings = GatewaySettings(port=0, data_dir=tmp_path, drain=0)
+    gateway = Gateway(settings, ScriptedBackend(), registry)
+
+    async def scenario() -> None:
+        await gateway.start()
+        try:
+            await asyncio.to_thread(visit)
+        finally:
+            await gateway.stop(0)
+
+    def visit() -> None:
+        with Peer(gateway.url).log_in(client_id, ec_key) as peer:
+            assert failures.acquire(timeout=5)
+            assert failures.acquire(timeout=5)
+            ClientRegistry(registry.path).revoke(client_id)
+            assert peer.receive_close() == (4003, "revoked")
+
+    asyncio.run(scenario())
+    told = [record for record in caplog.records if "nobody foresaw this" in record.getMessage()]
+    assert len(told) == 1
+
+
 def test_what_a_revoked_client_still_sends_is_not_carried_out(
     gateway: GatewayThread,
     connect_raw: Callable[..., RawPeer],

@@ -164,6 +164,14 @@ def test_a_wrong_setting_is_refused_with_its_name_its_value_and_what_is_allowed(
         GatewaySettings(**{setting: value})
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
+def test_the_metrics_port_cannot_be_the_port_of_the_same_address(host: str) -> None:
+    with pytest.raises(ValueError, match=r"^metrics_port must be another one than port \(got 4000 for both\)$"):
+        GatewaySettings(host=host, port=4000, metrics_port=4000)
+    GatewaySettings(host=host, port=0, metrics_port=0)
+    GatewaySettings(host="127.0.0.2", port=4000, metrics_port=4000)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "text"),
     [

@@ -167,7 +167,7 @@ def test_1000_dawdlers_and_500_logins_leave_20_honest_clients_their_rate(
 ) -> None:
     measured = []
     with FakeOllama(default=Answer(tokens=400, delay=DELAY)) as ollama, ExitStack() as stack:
-        gateway = start_process(f"--ollama-url={ollama.url}", "--log-level=error")
+        gateway = start_process(f"--ollama-url={ollama.url}", f"--max-running={HONEST}", "--log-level=error")
         clients = [make_client(gateway.url) for _ in range(HONEST)]
         for client in clients:
             client.connect()

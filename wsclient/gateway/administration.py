@@ -83,7 +83,8 @@ class Administration:
             # Here, because most gateways need neither the module nor its registry.
             from .metrics import Metrics
 
-            metrics = Metrics(self._services.counts, self._connections, self._watch)
+            services = self._services
+            metrics = Metrics(services.counts, services.accounts.refused, self._connections, self._watch)
             self._services.on_generation_end = metrics.enter
             # So that the first generations are counted under their models' names.
             self._first_look = loop.create_task(self._watch.is_answering())
@@ -94,7 +95,9 @@ class Administration:
     async def _listen(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
         sockets = await loop.run_in_executor(self._thread, open_sockets, host, port)
-        self._runner = web.ServerRunner(web.Server(self.endpoints.answer_operator, access_log=None))
+        server = web.Server(self.endpoints.answer_operator, access_log=None)
+        # Without a limit, half a request would hold a stop up for ten seconds and more.
+        self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await self._runner.setup()
         for listening in sockets:
             await web.SockSite(self._runner, listening).start()

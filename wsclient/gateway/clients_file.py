@@ -112,7 +112,7 @@ def exclusive(path: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     Raises:
         RegistryError: others took too long, or the lock's file cannot be made.
     """
-    path = path.resolve()
+    path = _real(path)
     lock_path = path.with_name(path.name + ".lock")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def write(path: Path, entries: Sequence[Any]) -> Stamp:
     """
     # The link's target is replaced, not the link. The draft's name is fixed: the lock makes it ours alone, and what a
     # crash left behind is swept away by the next change.
-    path = path.resolve()
+    path = _real(path)
     draft = path.with_name(f".{path.name}.draft")
     try:
         draft.unlink(missing_ok=True)
@@ -190,6 +190,11 @@ def dump_json(value: Any) -> bytes:
     except UnicodeEncodeError:
         # Half a surrogate pair in somebody's name: legal in JSON as an escape, impossible in UTF-8.
         return json.dumps(value, indent=2).encode()
+
+
+def _real(path: Path) -> Path:
+    # Not Path.resolve: until Python 3.12 that raises RuntimeError for links in a circle.
+    return Path(os.path.realpath(path))
 
 
 def _stamp(status: os.stat_result) -> Stamp:

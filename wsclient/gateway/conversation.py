@@ -310,6 +310,7 @@ class Conversation:
         assert self.client_id is not None
         seconds = self._accounts.admit(self.client_id, limits, now)
         if seconds is not None:
+            self._accounts.refused["requests_per_minute"] += 1
             text = f"More than {limits.requests_per_minute} requests a minute. Please try again in {seconds} seconds."
             return [_error(text, ErrorCode.RATE_LIMITED, message.id, seconds)]
         if isinstance(message, ModelsMessage):
@@ -353,9 +354,11 @@ class Conversation:
             return _error("The gateway is shutting down", ErrorCode.SERVER_BUSY, id)
         most = limits.max_prompt_size
         if most is not None and _is_larger(most, request.prompt, request.fields.get("system") or ""):
+            self._accounts.refused["max_prompt_size"] += 1
             return _error(f"The prompt has more than {most} bytes", ErrorCode.MESSAGE_TOO_BIG, id)
         most = limits.max_open_generations
         if most is not None and self._accounts.open_generations[self.client_id or ""] >= most:
+            self._accounts.refused["max_open_generations"] += 1
             return _error(f"More than {most} generations are open for this client", ErrorCode.SERVER_BUSY, id)
         return None
 

@@ -81,19 +81,30 @@ class Housekeeping:
 
     async def keep(self) -> None:
         """Look after everything, until it is cancelled."""
+        told = ""
         while True:
-            await self.look_at_clients()
-            self._report_problems()
-            self._apply_limits()
             try:
-                await self._renew_certificate()
-                await self.run_in_thread(self._registry.flush_logins, time.time())
-            except RegistryError as error:
-                _log.warning("the clients file gives trouble: %s", error)
-                self._told_problems = self._registry.problems
-            except GatewayError as error:
-                _log.warning("%s; the one before it stays in use", error)
+                await self._look_after_files()
+            except Exception as error:
+                # Whatever it is: without this task no revocation would be noticed any more.
+                failure = f"{type(error).__name__}: {error}"
+                if failure != told:
+                    _log.error("looking after the files failed with %s", failure)
+                told = failure
             await asyncio.sleep(_PAUSE)
+
+    async def _look_after_files(self) -> None:
+        await self.look_at_clients()
+        self._report_problems()
+        self._apply_limits()
+        try:
+            await self._renew_certificate()
+            await self.run_in_thread(self._registry.flush_logins, time.time())
+        except RegistryError as error:
+            _log.warning("the clients file gives trouble: %s", error)
+            self._told_problems = self._registry.problems
+        except GatewayError as error:
+            _log.warning("%s; the one before it stays in use", error)
 
     async def look_before_refusing(self) -> None:
         """Look at the clients file again: somebody may have registered this client a moment ago."""

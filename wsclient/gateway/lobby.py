@@ -19,8 +19,11 @@ from .settings import GatewaySettings
 
 __all__ = ["HttpServer", "Lobby", "peer_address"]
 
-# What a socket may send up to its upgrade, headers and all; aiohttp by itself would take 128 headers of 8 KiB.
+# What is read of a socket up to its upgrade, headers and all; aiohttp by itself would take 128 headers of 8 KiB.
 _MAX_HEAD_BYTES = 64 * 1024
+# What it may send after a head: who is cut off in the middle of a body never sees the answer that says it is too long.
+_MAX_HEARD_BYTES = 256 * 1024
+_END_OF_HEAD = b"\r\n\r\n"
 
 
 @attrs.define(slots=True)
@@ -29,6 +32,8 @@ class _Guest:
     transport: asyncio.Transport | None = None
     timer: asyncio.TimerHandle | None = None
     head_bytes: int = 0
+    has_head: bool = False
+    last_bytes: bytes = b""
     is_upgraded: bool = False
 
 
@@ -53,9 +58,14 @@ class Lobby:
     def __len__(self) -> int:
         return len(self._guests)
 
-    def knock(self, peer: tuple[Any, ...]) -> bool:
-        """Take in a socket that still shakes hands, by its peer's address and port; or tell that there is no room."""
-        return self._add(peer, peer[0])
+    def knock(self, key: object, address: str) -> bool:
+        """Take in a socket that still shakes hands, or tell that there is no room.
+
+        Args:
+            key: by which it enters or leaves. Its peer's port will not do: another one can have that at once.
+            address: its peer's.
+        """
+        return self._add(key, address)
 
     def enter(self, key: object, transport: asyncio.Transport) -> None:
         """Take in a new socket, or drop it when its address, or everybody together, has too many already.
@@ -65,7 +75,7 @@ class Lobby:
             transport: the socket.
         """
         # It may have knocked.
-        self.leave(transport.get_extra_info("peername"))
+        self.leave(key)
         if not self._add(key, peer_address(transport)):
             transport.abort()
             return
@@ -73,13 +83,22 @@ class Lobby:
         guest.transport = transport
         guest.timer = asyncio.get_running_loop().call_later(self._timeout, transport.abort)
 
-    def count_head(self, key: object, size: int) -> bool:
-        """Count what a socket sends, and tell whether it may go on: until its upgrade it may send little."""
+    def count_head(self, key: object, data: bytes) -> int | None:
+        """Count what a socket sends; until its upgrade it may send little.
+
+        Returns:
+            How many bytes of it are to be read, `None` when the socket is to be dropped.
+        """
         guest = self._guests.get(key)
         if guest is None or guest.is_upgraded:
-            return True
-        guest.head_bytes += size
-        return guest.head_bytes <= _MAX_HEAD_BYTES
+            return len(data)
+        left = max(0, _MAX_HEAD_BYTES - guest.head_bytes)
+        guest.head_bytes += len(data)
+        if not guest.has_head:
+            guest.has_head = _END_OF_HEAD in guest.last_bytes + data[:left]
+            guest.last_bytes = data[-3:]
+        limit = _MAX_HEARD_BYTES if guest.has_head else _MAX_HEAD_BYTES
+        return min(len(data), left) if guest.head_bytes <= limit else None
 
     def client_address(self, transport: asyncio.BaseTransport, forwarded_for: Sequence[str]) -> str:
         """Return whose socket it is; see `TrustedProxies`."""
@@ -154,11 +173,12 @@ class _Handler(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         manager: Any = self._manager
-        if manager is not None and not manager.count_head(self, len(data)):
+        size = len(data) if manager is None else manager.count_head(self, data)
+        if size is None:
             if self.transport is not None:
                 self.transport.abort()
-            return
-        super().data_received(data)
+        elif size:
+            super().data_received(data[:size])
 
 
 class HttpServer(web.Server):
@@ -178,9 +198,9 @@ class HttpServer(web.Server):
         """Return what will talk to one connection; asyncio calls this."""
         return _Handler(self, loop=self._loop, **self._kwargs)
 
-    def count_head(self, handler: web.RequestHandler, size: int) -> bool:
+    def count_head(self, handler: web.RequestHandler, data: bytes) -> int | None:
         """See `Lobby`."""
-        return self._lobby.count_head(handler, size)
+        return self._lobby.count_head(handler, data)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Let a connection into the lobby; aiohttp calls this."""

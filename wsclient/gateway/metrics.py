@@ -34,6 +34,7 @@ class Metrics:
 
     Args:
         counts: what happened since the start (`Services.counts`).
+        refused: how many requests each limit has turned away (`Accounts.refused`).
         connections: those that are open; asked when the figures are read.
         watch: knows the models, and whether the model server answers.
 
@@ -43,13 +44,17 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, counts: Counter[str], connections: Collection[Connection], watch: BackendWatch) -> None:
+    def __init__(
+        self, counts: Counter[str], refused: Counter[str], connections: Collection[Connection], watch: BackendWatch
+    ) -> None:
         self._counts = counts
+        self._refused = refused
         self._connections = connections
         self._watch = watch
         self._is_backend_up = False
         # Of generations that have ended, by model.
         self._tokens: Counter[str] = Counter()
+        self._told_tokens: Counter[str] = Counter()
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
@@ -110,6 +115,12 @@ class Metrics:
         refusals.add_metric(("invalid",), counts["refusals"] - blocked)
         refusals.add_metric(("blocked",), blocked)
         yield refusals
+        over_limit = CounterMetricFamily(
+            _PREFIX + "requests_over_limit", "Requests that a client's limits turned away.", labels=("limit",)
+        )
+        for limit, count in self._refused.items():
+            over_limit.add_metric((limit,), count)
+        yield over_limit
         received = sum(connection.socket.received_bytes for connection in connections)
         sent = sum(connection.socket.sent_bytes for connection in connections)
         yield _counter("received_bytes", "From clients, frames included.", counts["received_bytes"] + received)
@@ -120,8 +131,11 @@ class Metrics:
         tokens = self._tokens.copy()
         for generation in generations:
             tokens[self._watch.label(generation.model)] += generation.tokens
+        # Never less than before, which Prometheus would take for a restart: a generation that was stopped is in neither
+        # for a moment, and a model that the watch has just got to know was "other" until now.
+        self._told_tokens |= tokens
         family = CounterMetricFamily(_PREFIX + "tokens", "Tokens sent to clients.", labels=("model",))
-        for model, count in tokens.items():
+        for model, count in self._told_tokens.items():
             family.add_metric((model,), count)
         return family
 

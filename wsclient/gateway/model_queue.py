@@ -111,7 +111,8 @@ class QueueingBackend:
 
 def queue_name(model: str) -> str:
     """Return one name for all names of a model, such as `llama2`, `Llama2:latest` and `library/llama2`."""
-    name = model.lower()
+    # Ollama leaves off a scheme before the name: with it a model would have further queues.
+    name = model.lower().rpartition("://")[2]
     for place in _DEFAULT_PLACES:
         name = name.removeprefix(place)
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

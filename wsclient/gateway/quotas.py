@@ -158,6 +158,7 @@ class Accounts:
 
     Attributes:
         open_generations: how many each client has open, by client id.
+        refused: how many requests each limit has turned away, by the setting's name.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Accounts:
         self._guard = guard if guard is not None else RequestGuard()
         self._defaults = Limits.of(settings)
         self.open_generations: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
 
     def limits_of(self, client_id: str) -> Limits:
         """Return what holds for a client now: the file may have changed since the last question."""

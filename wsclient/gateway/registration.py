@@ -87,6 +87,8 @@ class AdminDesk:
         refusal = self.refuse(request, address)
         if refusal is not None:
             return refusal
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            return _error(415, "The body must not be compressed", _INVALID)
         body = await _read_body(request)
         if body is None:
             return _error(413, f"The body may have {MAX_BODY} bytes", _INVALID)
@@ -147,6 +149,10 @@ async def _read_body(request: web.BaseRequest) -> bytes | None:
     """Return the body, `None` when it is too long; how long it may take is the lobby's business."""
     if (request.content_length or 0) > MAX_BODY:
         return None
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
+        # RFC 9110 section 10.1.1: who says so waits for this before it sends the body; curl does for a second.
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
     body = bytearray()
     while part := await request.content.readany():
         body += part

@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 FLUSH_INTERVAL = 60.0
+# How long a flush waits for other processes: the thread that it runs in has revocations to look for.
+_FLUSH_WAIT = 0.25
 
 # The state of a file that cannot even be looked at.
 _UNSEEN: Stamp = (-1, -1, -1)
@@ -91,13 +93,14 @@ class ClientRegistry:
         self.revoked_dir = self.path.parent / "revoked" if revoked_dir is None else Path(revoked_dir)
         self._lock_timeout = lock_timeout
         self._default_algorithm = default_algorithm
-        # Held while the file is read or changed, so that an older snapshot never replaces a newer one.
-        # The lock between processes and _memory may be taken inside.
+        # Held while the file is read or changed, so that an older snapshot never replaces a newer one. Taken after the
+        # lock between processes, so that who waits for that keeps nobody from looking at the file.
         self._disk = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._broken: tuple[Stamp, RegistryError] | None = None
-        # What reload_if_changed told about last; changes of our own move _snapshot on without telling anybody.
-        self._reported: Snapshot | None = None
+        # Whose logins have lost their ground since reload_if_changed told last, snapshot by snapshot: whoever came and
+        # went in between may have logged in.
+        self._outdated: set[str] = set()
         # Protects the two below; held for moments only, because the gateway's event loop takes it.
         self._memory = threading.Lock()
         self._logins: dict[str, tuple[str, float]] = {}
@@ -232,12 +235,8 @@ class ClientRegistry:
             return set()
         try:
             self._refresh()
-            before, now = self._reported, self._snapshot
-            self._reported = now
-            if before is None or now is None or before is now:
-                return set()
-            logins = now.logins()
-            return {client_id for client_id, login in before.logins().items() if logins.get(client_id) != login}
+            outdated, self._outdated = self._outdated, set()
+            return outdated
         finally:
             self._disk.release()
 
@@ -255,11 +254,11 @@ class ClientRegistry:
     def flush_logins(self, now: float, force: bool = False) -> bool:
         """Write the remembered logins into the file, once a minute at most.
 
-        A client that is gone by then stays gone.
+        A client that is gone by then stays gone. Waits for other processes for a quarter of a second at most.
 
         Args:
             now: seconds since the epoch.
-            force: do not wait for the minute (at shutdown).
+            force: do not wait for the minute, but for the other processes (at shutdown).
 
         Returns:
             Whether the file was written.
@@ -275,14 +274,14 @@ class ClientRegistry:
             # Also when it fails below: a full disk is not tried again every second.
             self._flushed_at = now
         try:
-            return self._write_logins(logins)
+            return self._write_logins(logins, self._lock_timeout if force else min(_FLUSH_WAIT, self._lock_timeout))
         except RegistryError:
             with self._memory:
                 self._logins = logins | self._logins
             raise
 
-    def _write_logins(self, logins: dict[str, tuple[str, float]]) -> bool:
-        with self._exclusive() as current:
+    def _write_logins(self, logins: dict[str, tuple[str, float]], timeout: float) -> bool:
+        with self._exclusive(timeout) as current:
             known = [client_id for client_id in logins if client_id in current.clients]
             entries = current.entries.copy()
             for client_id in known:
@@ -304,8 +303,10 @@ class ClientRegistry:
     def _keep(self, content: clients_file.Content) -> Snapshot:
         assert self._disk.locked()
         snapshot = Snapshot.of(content, self._default_algorithm)
-        if self._snapshot is None:
-            self._reported = snapshot
+        before = self._snapshot
+        if before is not None and before.stamp != snapshot.stamp:
+            logins = snapshot.logins()
+            self._outdated |= {id for id, login in before.logins().items() if logins.get(id) != login}
         self._snapshot, self._broken = snapshot, None
         return snapshot
 
@@ -324,15 +325,11 @@ class ClientRegistry:
                 raise
 
     @contextmanager
-    def _exclusive(self) -> Iterator[Snapshot]:
+    def _exclusive(self, timeout: float | None = None) -> Iterator[Snapshot]:
         """Keep everybody else from changing the file, and hand over what it says now."""
-        if not self._disk.acquire(timeout=self._lock_timeout):
-            raise RegistryError(f"{self.path} is being changed by another thread for too long; try again")
-        try:
-            with clients_file.exclusive(self.path, self._lock_timeout):
-                yield self._keep(clients_file.read(self.path))
-        finally:
-            self._disk.release()
+        timeout = self._lock_timeout if timeout is None else timeout
+        with clients_file.exclusive(self.path, timeout), self._disk:
+            yield self._keep(clients_file.read(self.path))
 
     def _write(self, entries: Sequence[Any]) -> None:
         stamp = clients_file.write(self.path, entries)

@@ -204,7 +204,8 @@ class Gateway:
 
     async def _listen(self) -> None:
         http_log: Any = _HttpLog(logging.getLogger("wsclient.gateway.http"), {})
-        server = HttpServer(self._handle, self._lobby, access_log=None, logger=http_log)
+        # A stranger's compressed body would be inflated, a thousandfold, before anybody has looked at the request.
+        server = HttpServer(self._handle, self._lobby, access_log=None, logger=http_log, auto_decompress=False)
         self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await self._runner.setup()
         if self._housekeeping.certificate is not None:

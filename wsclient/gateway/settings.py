@@ -24,6 +24,7 @@ BACKENDS = ("ollama", "openai", "builtin")
 _Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 _optional = attrs.validators.optional
+_ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})
 _NUMBER, _BYTES = "a whole number", "a number of bytes"
 
 # The original logs through winston; its names are taken as well as Python's.
@@ -254,6 +255,9 @@ class GatewaySettings:
     def __attrs_post_init__(self) -> None:
         if self.tls_key is not None and self.tls_cert is None:
             raise ValueError("tls_key is of no use without tls_cert")
+        hosts = {self.host, self.metrics_host}
+        if self.metrics_port and self.metrics_port == self.port and (len(hosts) == 1 or hosts & _ALL_ADDRESSES):
+            raise ValueError(f"metrics_port must be another one than port (got {self.port} for both)")
 
     @default_model.default
     def _default_model(self) -> str:

@@ -215,24 +215,29 @@ class TlsListener:
                 self._pause = self._loop.call_later(_ACCEPT_PAUSE, self._listen)
                 return
             connection.setblocking(False)
-            if not self._lobby.knock(peer):
+            protocol = self._make_protocol()
+            if not self._lobby.knock(protocol, peer[0]):
                 connection.close()
                 continue
-            task = self._loop.create_task(self._shake_hands(connection, peer))
+            task = self._loop.create_task(self._shake_hands(connection, protocol))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
-    async def _shake_hands(self, connection: socket.socket, peer: tuple[object, ...]) -> None:
+    async def _shake_hands(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
+        is_done = False
         try:
             await self._loop.connect_accepted_socket(
-                self._make_protocol,
+                lambda: protocol,
                 connection,
                 ssl=self._certificate.context,
                 ssl_handshake_timeout=self._timeout,
                 ssl_shutdown_timeout=1.0,
             )
+            is_done = True
         except OSError as error:
             # `ssl.SSLError`, time-outs and lost connections are all of this kind; asyncio closes the socket.
-            _log.debug("a TLS handshake with %s failed: %s", peer[0], type(error).__name__)
+            _log.debug("a TLS handshake failed: %s", type(error).__name__)
         finally:
-            self._lobby.leave(peer)
+            # Who has shaken hands is in the lobby under the same key, and leaves when he logs in or goes.
+            if not is_done:
+                self._lobby.leave(protocol)
