@@ -62,7 +62,7 @@ MISDEEDS = {
         " t000 t001",
     ),
     "is busy": Misdeed({"status": 503, "error": "come back later"}, ServerBusyError, "503"),
-    "does not have the model": Misdeed({}, ModelNotFoundError, "404", model="nope"),
+    "does not have the model": Misdeed({}, ModelNotFoundError, "model 'nope' not found", model="nope"),
 }
 
 

@@ -96,7 +96,7 @@ def test_what_is_under_way_is_known() -> None:
 
 LINES = st.lists(
     st.one_of(
-        st.text(st.characters(exclude_characters="\r\n"), max_size=8).map(lambda text: f"data: {text}"),
+        st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=8).map(lambda text: f"data: {text}"),
         st.sampled_from(["", "", ": comment", "event: e", "other: x"]),
     ),
     max_size=12,
