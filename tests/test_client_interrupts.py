@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +14,12 @@ from wsclient.testing.scripted_server import ScriptedServer, polite
 from .support.fast_clients import fast_client
 from .support.strikes import Strike, strikes
 from .support.waiting import wait_until
+
+# From CPython 3.12 on opcodes are traced late (`connect` has no place there) and inside of a generator's end, where
+# CPython itself swallows what is raised.
+pytestmark = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="strikes fall where signals do on CPython 3.11 only"
+)
 
 
 def read_one(client: WSClient) -> None:
