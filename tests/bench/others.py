@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import queue
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
 
+from wsclient.core.frames import TEXT, FrameParser, encode_frame
+
 from .timing import BIG, MIB, Figures, Job, busy_thread, delays, fastest, round_trips, timed
 
 __all__ = [
+    "bare_models",
     "drain",
     "drain_tls",
     "naive",
@@ -187,6 +192,36 @@ def websockets_models(job: Job) -> Figures:
 
     with _websockets_connection(job) as ws:
         return round_trips(ask, job.amount)
+
+
+def bare_models(job: Job) -> Figures:
+    """What a reader thread costs at the least: it hands each parsed message to the caller by a lock, and no more."""
+    ws = _naive_socket(job)
+    sock, parser = ws.sock, FrameParser(masked=False, max_message_size=MIB)
+    answers: list[Any] = []
+    is_there = threading.Lock()
+    is_there.acquire()
+
+    def read() -> None:
+        while data := sock.recv(64 * 1024):
+            for text in parser.feed(data):
+                answers.append(json.loads(text))
+                is_there.release()
+
+    def ask() -> object:
+        text = json.dumps({"type": "models", "id": _new_id()})
+        sock.sendall(encode_frame(TEXT, text.encode(), os.urandom(4)))
+        is_there.acquire()
+        return answers.pop()["models"]
+
+    sock.settimeout(None)
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    figures = round_trips(ask, job.amount)
+    sock.shutdown(socket.SHUT_RDWR)
+    reader.join()
+    ws.shutdown()
+    return figures
 
 
 def ollama(job: Job) -> Figures:

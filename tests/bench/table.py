@@ -220,6 +220,12 @@ ROWS = (
     Row(key="complete", words="`complete()`, tokens/s, against naive", variant="complete", against="naive"),
     Row(key="tls", words="`stream` over TLS, against naive over TLS", variant="tls", against="naive_tls"),
     Row(key="websockets", words="`stream` against `websockets` sync", variant="stream", against="websockets"),
+    Row(
+        key="models-bare",
+        words="a bare reader thread's round trips/s, against `websockets` sync",
+        variant="bare_models",
+        against="websockets_models",
+    ),
     Row(key="naive-speed", words="`stream` with `speed`, against naive", variant="stream_speed", against="naive"),
     Row(key="ollama-speed", words="`stream` with `speed`, against `ollama`", variant="stream_speed", against="ollama"),
     Row(key="busy-speed", words="busy thread, with `speed`, against naive", variant="busy_speed", against="naive_busy"),

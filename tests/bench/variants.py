@@ -103,6 +103,11 @@ VARIANTS: dict[str, Variant] = {
     "drain": Variant(words="bytes read and thrown away", run=others.drain, amount=2_000_000),
     "drain_tls": Variant(words="bytes read and thrown away, TLS", run=others.drain_tls, amount=1_000_000, needs="tls"),
     "models": Variant(words="ours: `list_models()`", run=_blocking_orjson(ours.models), amount=2_000),
+    "bare_models": Variant(
+        words="a bare reader thread that hands messages on by a lock, the same request",
+        run=others.bare_models,
+        amount=2_000,
+    ),
     "websockets_models": Variant(
         words="`websockets` sync, the same request", run=others.websockets_models, amount=2_000, needs="websockets"
     ),
