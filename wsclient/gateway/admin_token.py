@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
-import stat
 from pathlib import Path
+
+from .secret_file import read_secret
 
 __all__ = ["ADMIN_TOKEN_VARIABLE", "REGISTRATION_PATH", "AdminToken", "check_admin_token", "read_admin_token"]
 
@@ -34,24 +34,13 @@ def read_admin_token(path: Path) -> str:
     """Read a token from its file; white space around it does not count.
 
     Args:
-        path: belongs to this user or root. Only root's own files may be readable by others: that is how service
-            managers and containers hand out secrets.
+        path: see `read_secret`.
 
     Raises:
         OSError: it cannot be read.
         ValueError: others can read or change it, or what it holds cannot be a token.
     """
-    with open(path, "rb") as file:
-        # The open file is judged, not the path: nobody can put another one there in between.
-        status = os.fstat(file.fileno())
-        shown = f"mode {stat.S_IMODE(status.st_mode):04o}"
-        if status.st_uid not in (os.geteuid(), 0):
-            raise ValueError(f"{path} belongs to user {status.st_uid}; make it your own: chown {os.geteuid()} {path}")
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise ValueError(f"{path} can be written by others ({shown}); run: chmod 600 {path}")
-        if status.st_mode & (stat.S_IRGRP | stat.S_IROTH) and status.st_uid != 0:
-            raise ValueError(f"{path} can be read by others ({shown}); run: chmod 600 {path}")
-        text = file.read(4 * _MAX_CHARS).decode("ascii", "replace").strip()
+    text = read_secret(path, 4 * _MAX_CHARS)
     try:
         return check_admin_token(text)
     except ValueError as error:

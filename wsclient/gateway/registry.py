@@ -21,6 +21,7 @@ import attrs
 from . import clients_file
 from .clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time, new_client
 from .clients_file import RegistryError, Stamp
+from .copying import TakenOver
 
 __all__ = [
     "ClientRegistry",
@@ -62,15 +63,18 @@ class Revocation:
 
     Attributes:
         client: as it was.
-        record: the file that keeps it, for later questions.
+        record: what keeps it, for later questions: a file, or a place in the store.
     """
 
     client: RegisteredClient
-    record: Path
+    record: Path | str
 
 
 class ClientRegistry:
     """The registered clients: what the file said when it was last read, and changes to the file.
+
+    `store/registry.py` keeps them in Redis instead, behind the same methods: it replaces how they are read, locked and
+    written (`_current`, `_refresh`, `_exclusive`, `_write`, `_remove`, `_write_logins`), and nothing else.
 
     Reading is lazy: the first question reads the file, `reload_if_changed` reads it again. Each change reads the file
     first, under a lock between processes, and so never undoes another's. Safe to use from several threads.
@@ -80,7 +84,12 @@ class ClientRegistry:
         revoked_dir: where revoked clients are kept; `revoked` beside the file when left out.
         lock_timeout: seconds that a change waits for other processes.
         default_algorithm: of clients that the file has without one.
+
+    Attributes:
+        kind: what holds the clients, for messages.
     """
+
+    kind = "clients file"
 
     def __init__(
         self,
@@ -105,6 +114,11 @@ class ClientRegistry:
         self._memory = threading.Lock()
         self._logins: dict[str, tuple[str, float]] = {}
         self._flushed_at: float | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the clients are, for messages."""
+        return str(self.path)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -190,6 +204,25 @@ class ClientRegistry:
         client = new_client(name, public_key_pem, algorithm, time.time())
         with self._exclusive() as now:
             return client, self._remove(now, tuple(now.like(client)), reason, add=(client.to_json(),))
+
+    def take_over(self, entries: Sequence[dict[str, Any]], overwrite: bool = False) -> TakenOver:
+        """Add clients from elsewhere as they are, ids and all, in one step; those that are here already stay.
+
+        Args:
+            entries: items of a clients file's array.
+            overwrite: whether those that are here otherwise become what `entries` say.
+
+        Returns:
+            What was done with each; doing it again changes nothing.
+
+        Raises:
+            RegistryError: the clients cannot be read, locked or written.
+        """
+        with self._exclusive() as now:
+            taken = TakenOver.compare(entries, {id: now.entry(id) for id in now.clients}, overwrite)
+            if taken.news:
+                self._write([*now.without(set(taken.news)), *taken.news.values()])
+        return taken
 
     def revoke(self, id_or_name: str, reason: str = "Manual revocation via CLI tool") -> Revocation:
         """Remove a client, and keep what it was in a record of its own (protocol.md section 6).
@@ -339,18 +372,17 @@ class ClientRegistry:
         self, now: Snapshot, ids: Sequence[str], reason: str, add: Sequence[Any] = ()
     ) -> tuple[Revocation, ...]:
         # The records come first: a crash in between leaves a record too many, never a client nobody remembers.
-        revoked: Sequence[Revocation] = ()
+        records: tuple[Path, ...] = ()
         try:
             for client_id in ids:
-                record = self._write_record(now.entry(client_id), reason)
-                revoked = (*revoked, Revocation(now.clients[client_id], record))
+                records = (*records, self._write_record(now.entry(client_id), reason))
             self._write([*now.without(set(ids)), *add])
         except RegistryError:
-            for revocation in revoked:
+            for record in records:
                 with suppress(OSError):
-                    revocation.record.unlink()
+                    record.unlink()
             raise
-        return tuple(revoked)
+        return tuple(Revocation(now.clients[id], record) for id, record in zip(ids, records, strict=True))
 
     def _write_record(self, entry: dict[str, Any], reason: str) -> Path:
         revoked_at = iso_time(time.time())

@@ -16,6 +16,7 @@ from .addresses import normal_origin, parse_network
 from .admin_token import ADMIN_TOKEN_VARIABLE, check_admin_token, read_admin_token
 from .ollama_host import DEFAULT_OLLAMA_URL, parse_ollama_host
 from .openai_url import DEFAULT_OPENAI_URL, parse_openai_url
+from .store.address import DEFAULT_PREFIX, STORE_VARIABLE, StoreAddress, check_prefix
 
 __all__ = ["BACKENDS", "GatewaySettings"]
 
@@ -114,6 +115,20 @@ def _token(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
     check_admin_token(value if isinstance(value, str) else "")
 
 
+def _store_url(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    try:
+        StoreAddress.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{attribute.name} {error}") from None
+
+
+def _key_prefix(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    try:
+        check_prefix(value)
+    except ValueError as error:
+        raise ValueError(f"{attribute.name} {error}") from None
+
+
 def _log_level(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or value.lower() not in _LOG_LEVELS:
         raise ValueError(f"{attribute.name} must be one of {', '.join(_LOG_LEVELS)} (got {_got(value)})")
@@ -156,6 +171,10 @@ class GatewaySettings:
         port: the port to listen on; 0 for a free one.
         data_dir: where the clients file is.
         clients_file: the clients file, when it is not `authorized_clients.json` in `data_dir`.
+        store: the URL of the Redis that several gateways share, instead of the clients file: `redis://`, `rediss://` or
+            `unix://`. It may have a password: give it by the environment then, or the password by a file.
+        store_prefix: what the names of all keys in it begin with.
+        store_password_file: a file that holds its password.
         backend: `"ollama"`, `"openai"` for any server of OpenAI's API, or `"builtin"` for the small model that needs no
             model server.
         ollama_url: where Ollama answers: a URL, or host and port; a path `/api` at the end makes no difference.
@@ -203,6 +222,9 @@ class GatewaySettings:
     port: int = attrs.field(default=3000, validator=_whole(0, 65535, _NUMBER))
     data_dir: Path = attrs.field(default=Path("data"), converter=_path, validator=_is_path)
     clients_file: Path | None = attrs.field(default=None, converter=_path, validator=_optional(_is_path))
+    store: str | None = attrs.field(default=None, repr=False, validator=_optional(_store_url))
+    store_prefix: str = attrs.field(default=DEFAULT_PREFIX, validator=_key_prefix)
+    store_password_file: Path | None = attrs.field(default=None, converter=_path, validator=_optional(_is_path))
     backend: str = attrs.field(default="ollama", validator=_one_of(*BACKENDS))
     ollama_url: str = attrs.field(default=DEFAULT_OLLAMA_URL, converter=_ollama_url)
     openai_url: str = attrs.field(default=DEFAULT_OPENAI_URL, converter=_openai_url)
@@ -253,6 +275,10 @@ class GatewaySettings:
     log_level: str = attrs.field(default="info", validator=_log_level)
 
     def __attrs_post_init__(self) -> None:
+        if self.store is None and self.store_password_file is not None:
+            raise ValueError("store_password_file is of no use without store")
+        if self.store is not None and self.clients_file is not None:
+            raise ValueError("clients_file is of no use with store; give one of them")
         if self.tls_key is not None and self.tls_cert is None:
             raise ValueError("tls_key is of no use without tls_cert")
         hosts = {self.host, self.metrics_host}
@@ -284,6 +310,17 @@ class GatewaySettings:
     def clients_path(self) -> Path:
         """The clients file's path."""
         return self.clients_file or self.data_dir / "authorized_clients.json"
+
+    def find_store(self) -> StoreAddress | None:
+        """Return where the store is, its password included; `None` when there is none.
+
+        Raises:
+            OSError: the password's file cannot be read.
+            ValueError: that file is open to others or empty, or there are two passwords.
+        """
+        if self.store is None:
+            return None
+        return StoreAddress.parse(self.store).with_password_from(self.store_password_file)
 
     def read_admin_token(self) -> str | None:
         """Return the admin token, `None` when there is none.
@@ -357,6 +394,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "DEFAULT_SIGNATURE_ALGORITHM": ("default_signature_algorithm", str),
     "LOG_LEVEL": ("log_level", str),
     ADMIN_TOKEN_VARIABLE: ("admin_token", str),
+    STORE_VARIABLE: ("store", str),
 }
 
 _BACKEND_OF = {"OLLAMA": "ollama", "OPENAI": "openai"}

@@ -1,0 +1,286 @@
+"""Who may log in, kept in Redis: `ClientRegistry` for several gateways; imports `redis`.
+
+A hash has the clients file's entries by id. A number counts the changes, and a list names the clients of the latest
+ones, so that each gateway reads what is new and no more. A change is made under a lock, as in the file; what is
+written counts only while the lock is held, so that a process that slept through its time changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import attrs
+from redis.exceptions import RedisError
+
+from ..clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time
+from ..clients_file import LOCK_TIMEOUT, RegistryError
+from ..registry import ClientRegistry, Revocation
+from . import scripts
+from .address import DEFAULT_PREFIX, StoreAddress
+from .connecting import make_client, telling_failures
+
+__all__ = ["StoreRegistry"]
+
+# Milliseconds that a change may take; a process that dies meanwhile keeps the others waiting for so long.
+_LOCK_TIME = 10_000
+# Changes that the list remembers; who is further behind reads everything.
+_CHANGES_KEPT = 10_000
+_READ_AT_ONCE = 500
+_ASK_AGAIN = 0.01
+
+
+class StoreRegistry(ClientRegistry):
+    """The registered clients: what the store said when it was last read, and changes to it (`ClientRegistry`).
+
+    Args:
+        address: which store.
+        prefix: what names of keys begin with.
+        lock_timeout: seconds that a change waits for other processes.
+        default_algorithm: of clients that are there without one.
+    """
+
+    kind = "store"
+
+    def __init__(
+        self,
+        address: StoreAddress,
+        prefix: str = DEFAULT_PREFIX,
+        lock_timeout: float = LOCK_TIMEOUT,
+        default_algorithm: str = DEFAULT_ALGORITHM,
+    ) -> None:
+        super().__init__(address.shown, lock_timeout=lock_timeout, default_algorithm=default_algorithm)
+        self.address = address
+        self.client = make_client(address)
+        self.channel = f"{prefix}changes"
+        names = ("lock", "version", "changes", "clients", "logins", "revoked")
+        self._keys = {name: f"{prefix}{name}" for name in names}
+        # The version of the snapshot; -1 once it may be of another line of changes, as after a failover.
+        self._version = -1
+        # Of the lock that this thread holds, while it does.
+        self._token = ""
+        self._look = self.client.register_script(scripts.LOOK)
+        self._commit_changes = self.client.register_script(scripts.COMMIT)
+
+    @property
+    def place(self) -> str:
+        """Where the clients are, for messages."""
+        return self.address.shown
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.client.close()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _current(self) -> Snapshot:
+        snapshot = self._snapshot
+        if snapshot is None:
+            with self._disk:
+                snapshot = self._snapshot or self._read()
+        return snapshot
+
+    def _refresh(self) -> None:
+        is_news = self._broken is None
+        try:
+            self._read()
+        except RegistryError as exc:
+            # What comes back may be a replica that missed changes, and counts them anew: everything is read then.
+            self._version = -1
+            self._broken = (None, exc)
+            if is_news:
+                raise
+        else:
+            self._broken = None
+
+    def _read(self) -> Snapshot:
+        """Read what changed since the last time, or everything."""
+        assert self._disk.locked()
+        before = self._snapshot
+        with telling_failures(self.address):
+            keys = [self._keys[name] for name in ("version", "changes", "clients")]
+            version, *news = self._look(keys=keys, args=[self._version])
+            if before is not None and not version:
+                if before.stamp == (0, 0, 0):
+                    return before
+                text = "has lost its clients; put back a backup, or copy them: wsclient store copy"
+                raise RegistryError(f"the store at {self.place} {text}")
+            if before is not None and news:
+                changes = dict(zip(_texts(news[0]), news[1], strict=True))
+                entries = _changed(before, changes)
+            else:
+                entries, changes = self._read_all(), None
+        return self._keep_entries(entries, version, changes)
+
+    def _read_all(self) -> dict[str, Any]:
+        entries = {}
+        # Not in one go, during which the store would serve nobody else. A change meanwhile is in the next look again.
+        for id, data in self.client.hscan_iter(self._keys["clients"], count=_READ_AT_ONCE):
+            entries[_text(id)] = _parse(data)
+        for id, data in self.client.hscan_iter(self._keys["logins"], count=_READ_AT_ONCE):
+            entry, login = entries.get(_text(id)), _parse(data)
+            if isinstance(entry, dict) and isinstance(login, dict):
+                entry |= login
+        return entries
+
+    def _keep_entries(
+        self, entries: Mapping[str, Any], version: int, changes: Mapping[str, Any] | None = None
+    ) -> Snapshot:
+        """Make a snapshot of entries; `changes` are those that are others than before, when that is known."""
+        before = self._snapshot
+        if changes is not None and not changes and before is not None:
+            return before
+        known = before.clients if before is not None and changes is not None else {}
+        snapshot = _snapshot_of(entries, version, self._default_algorithm, known, changes or {})
+        if before is not None:
+            was, now = _some(before, changes).logins(), _some(snapshot, changes).logins()
+            self._outdated |= {id for id, login in was.items() if now.get(id) != login}
+        self._snapshot, self._version = snapshot, version
+        return snapshot
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _exclusive(self, timeout: float | None = None) -> Iterator[Snapshot]:
+        # Once before the lock: reading everything may take longer than a change may.
+        self._current()
+        with self._lock(self._lock_timeout if timeout is None else timeout) as token, self._disk:
+            self._token = token
+            try:
+                yield self._read()
+            finally:
+                self._token = ""
+
+    @contextmanager
+    def _lock(self, timeout: float) -> Iterator[str]:
+        token, deadline = secrets.token_hex(16), time.monotonic() + timeout
+        with telling_failures(self.address):
+            while not self.client.set(self._keys["lock"], token, nx=True, px=_LOCK_TIME):
+                if time.monotonic() >= deadline:
+                    text = f"is being changed by another process for more than {timeout:g} s; try again"
+                    raise RegistryError(f"the store at {self.place} {text}")
+                time.sleep(_ASK_AGAIN * random.uniform(0.5, 1.5))
+        try:
+            yield token
+        finally:
+            # Without an answer it ends by itself.
+            with suppress(RedisError, OSError):
+                self.client.register_script(scripts.UNLOCK)(keys=[self._keys["lock"]], args=[token])
+
+    def _write(self, entries: Sequence[Any]) -> None:
+        self._commit(entries, {})
+
+    def _commit(self, entries: Sequence[Any], records: Mapping[str, Any]) -> None:
+        """Write what differs from the snapshot, and records of who was revoked, in one step."""
+        assert self._snapshot is not None
+        now = self._snapshot
+        after = {entry["id"]: entry for entry in entries if isinstance(entry, dict)}
+        puts = {id: entry for id, entry in after.items() if id not in now.places or now.entry(id) != entry}
+        removed = [id for id in now.places if id not in after]
+        arguments: list[str | int] = [self._token, self.channel, _CHANGES_KEPT, len(puts), len(removed), len(records)]
+        for id, entry in puts.items():
+            arguments += [id, _dump(entry)]
+        arguments += removed
+        for name, record in records.items():
+            arguments += [name, _dump(record)]
+        with telling_failures(self.address):
+            version = self._commit_changes(keys=list(self._keys.values()), args=arguments)
+        if version is None:
+            text = "took too long; nothing was changed, try again"
+            raise RegistryError(f"the change of the store at {self.place} {text}")
+        self._keep_entries(after, version, {**puts, **dict.fromkeys(removed)})
+
+    def _remove(
+        self, now: Snapshot, ids: Sequence[str], reason: str, add: Sequence[Any] = ()
+    ) -> tuple[Revocation, ...]:
+        revoked_at = iso_time(time.time())
+        records = {
+            f"{id}_{revoked_at}": {"client": now.entry(id), "revokedAt": revoked_at, "reason": reason} for id in ids
+        }
+        self._commit([*now.without(set(ids)), *add], records)
+        where = f"{self._keys['revoked']} in {self.place}"
+        return tuple(Revocation(now.clients[id], f"{name} of {where}") for id, name in zip(ids, records, strict=True))
+
+    def _write_logins(self, logins: dict[str, tuple[str, float]], timeout: float) -> bool:
+        # No change of a client: nobody has to read it again, and no lock is needed.
+        note = self.client.register_script(scripts.NOTE_LOGINS)
+        keys, noted = [self._keys["clients"], self._keys["logins"]], 0
+        with telling_failures(self.address):
+            for start in range(0, len(logins), _READ_AT_ONCE):
+                arguments = []
+                for id, (ip, when) in [*logins.items()][start : start + _READ_AT_ONCE]:
+                    arguments += [id, _dump({"lastConnected": iso_time(when), "lastIP": ip})]
+                noted += note(keys=keys, args=arguments)
+        return noted > 0
+
+
+def _changed(before: Snapshot, changes: Mapping[str, Any]) -> dict[str, Any]:
+    entries = {id: before.entries[place] for id, place in before.places.items()}
+    for id, data in changes.items():
+        entries.pop(id, None)
+        if data is not None:
+            entries[id] = _parse(data)
+    return entries
+
+
+def _snapshot_of(
+    entries: Mapping[str, Any],
+    version: int,
+    default_algorithm: str,
+    known: Mapping[str, RegisteredClient],
+    changes: Mapping[str, Any],
+) -> Snapshot:
+    """Return what entries mean, oldest client first; those that are known and not among the changes are not read again.
+
+    No key is looked at, unlike in a file: nobody but these programs writes here, and a hundred thousand take a minute.
+    """
+    clients: dict[str, RegisteredClient] = {}
+    problems = []
+    for id, entry in entries.items():
+        if id in known and id not in changes:
+            clients[id] = known[id]
+            continue
+        try:
+            client = RegisteredClient.from_json(entry, default_algorithm)
+            if client.id != id:
+                raise ValueError(f"its id is {client.id!r}")
+        except ValueError as exc:
+            problems.append(f"client {id!r} is skipped: {exc}")
+            continue
+        clients[id] = client
+    ordered = dict(sorted(clients.items(), key=lambda item: (item[1].created_at or "", item[0])))
+    problems += [f"client {client.name!r}: {text}" for client in ordered.values() for text in client.quota.problems]
+    places = {id: place for place, id in enumerate(ordered)}
+    return Snapshot((version, 0, 0), [entries[id] for id in ordered], ordered, places, tuple(problems))
+
+
+def _some(snapshot: Snapshot, ids: Mapping[str, Any] | None) -> Snapshot:
+    """Return a snapshot with some clients only, so that a change of one is not paid for by comparing all."""
+    if ids is None:
+        return snapshot
+    return attrs.evolve(snapshot, clients={id: snapshot.clients[id] for id in ids if id in snapshot.clients})
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def _dump(value: Any) -> str:
+    # ASCII: half a surrogate pair in somebody's name cannot be written otherwise.
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _texts(data: Sequence[bytes]) -> list[str]:
+    return [_text(item) for item in data]
