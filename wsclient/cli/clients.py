@@ -1,25 +1,23 @@
 """Commands about registered clients: `register-client`, `list-clients`, `revoke-client`.
 
-They work on the clients file itself, and a running gateway notices what they change within a second;
-`register-client --online` asks a gateway elsewhere.
+They work on the clients file itself, or on the store that several gateways share, and a running gateway notices what
+they change within a second; `register-client --online` asks a gateway elsewhere.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import click
 from click.core import ParameterSource
 
 from ..core.auth import hash_for_algorithm
-from ..gateway.registry import ClientRegistry, RegisteredClient, RegistryError, Revocation, UnknownClientError
+from ..gateway.registry import ClientRegistry, RegisteredClient, Revocation, UnknownClientError
 from ..keys import check_key_name, fingerprint, load_public_key, public_pem
 from ..options import ClientOptions
 from . import terminal
@@ -27,34 +25,9 @@ from .client_config import DEFAULT_SERVER_URL, ClientConfig, config_path, read_c
 from .command import Command, path
 from .failures import Failure, refusing_wrong_values
 from .online import find_admin_token, register_online
+from .registries import Whereabouts, registry_options, whereabouts
 
 __all__ = ["list_clients", "register_client", "revoke_client", "time_ago"]
-
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
-
-
-def _default_clients_file() -> Path:
-    # The gateway's own variable: both must look at the same file.
-    return Path(os.environ.get("DATA_DIR") or "data", "authorized_clients.json")
-
-
-def _clients_file_option(command: _Decorated) -> _Decorated:
-    return click.option(
-        "--clients-file",
-        type=path,
-        default=_default_clients_file,
-        show_default="./data/authorized_clients.json",
-        help="The gateway's file of registered clients; DATA_DIR names another folder.",
-    )(command)
-
-
-@contextmanager
-def _registry_failures() -> Iterator[None]:
-    try:
-        yield
-    except RegistryError as error:
-        raise Failure(error.message) from error
-
 
 # --- register-client --------------------------------------------------------------------------------------------------
 
@@ -75,7 +48,7 @@ def _registry_failures() -> Iterator[None]:
     "--server-url", default=DEFAULT_SERVER_URL, show_default=True, help="Where the client will find the gateway."
 )
 @click.option("--algorithm", default="SHA256", show_default=True, help="SHA256, SHA384 or SHA512.")
-@_clients_file_option
+@registry_options
 @click.option("--force", is_flag=True, help="Revoke clients that have this name or key already, without asking.")
 @click.option("--online", is_flag=True, help="Ask the gateway at --server-url instead of changing the clients file.")
 @click.option(
@@ -87,15 +60,16 @@ def _registry_failures() -> Iterator[None]:
 @click.pass_context
 def register_client(
     context: click.Context,
+    /,
     name: str,
     key_path: Path,
     server_url: str,
     algorithm: str,
-    clients_file: Path,
     force: bool,
     online: bool,
     admin_token_file: Path | None,
     allow_insecure: bool,
+    **where: Any,
 ) -> None:
     """Allow a client to log in.
 
@@ -104,6 +78,7 @@ def register_client(
     to connect.
     """
     _check_mode(context, online)
+    place = whereabouts(context, **where)
     with refusing_wrong_values():
         check_key_name(name)
     template = ClientConfig(
@@ -123,7 +98,7 @@ def register_client(
         token = find_admin_token(admin_token_file)
         client_id = register_online(server_url, name, public_pem(key), template.signature_algorithm, token)
     else:
-        client_id, revoked = _register_in_file(clients_file, template, public_pem(key), fingerprint(key), force)
+        client_id, revoked = _register(place, template, public_pem(key), fingerprint(key), force)
     for revocation in revoked:
         _show_revocation(revocation)
     config = _write_config(attrs.evolve(template, client_id=client_id), config_path(key_path.parent, name), revoked)
@@ -133,7 +108,7 @@ def register_client(
             ("id", client_id),
             ("fingerprint", fingerprint(key)),
             ("algorithm", template.signature_algorithm),
-            ("gateway", server_url) if online else ("clients file", str(clients_file)),
+            ("gateway", server_url) if online else place.fact,
             ("config", str(config)),
         ]
     )
@@ -145,7 +120,7 @@ def register_client(
 
 def _check_mode(context: click.Context, online: bool) -> None:
     """Refuse flags that mean nothing in this mode: whoever gives them expects something else to happen."""
-    offline_only, online_only = ("clients_file", "force"), ("admin_token_file", "allow_insecure")
+    offline_only, online_only = ("clients_file", "store", "force"), ("admin_token_file", "allow_insecure")
     for flag in offline_only if online else online_only:
         if context.get_parameter_source(flag) is ParameterSource.COMMANDLINE:
             how = "cannot be given together with" if online else "only has a meaning with"
@@ -164,12 +139,11 @@ def _check_encryption(template: ClientConfig, allow_insecure: bool) -> None:
         raise click.UsageError(str(error).replace("allow_insecure=True", "--allow-insecure")) from error
 
 
-def _register_in_file(
-    clients_file: Path, template: ClientConfig, pem: str, key_fingerprint: str, force: bool
+def _register(
+    place: Whereabouts, template: ClientConfig, pem: str, key_fingerprint: str, force: bool
 ) -> tuple[str, tuple[Revocation, ...]]:
     name, algorithm = template.name, template.signature_algorithm
-    with _registry_failures():
-        registry = ClientRegistry(clients_file)
+    with place.open() as registry:
         if force or _ask_about_duplicates(registry, name, key_fingerprint):
             client, revoked = registry.replace(name, pem, algorithm, f"Replaced by a new client {name!r}")
             return client.id, revoked
@@ -230,19 +204,21 @@ def _write_config(config: ClientConfig, path: Path, revoked: tuple[Revocation, .
 )
 @click.option("--detailed", is_flag=True, help="Show fingerprints, last addresses and what keeps a client out, too.")
 @click.option("--json", "as_json", is_flag=True, help="Write everything but the keys as JSON.")
-@_clients_file_option
-def list_clients(detailed: bool, as_json: bool, clients_file: Path) -> None:
+@registry_options
+@click.pass_context
+def list_clients(context: click.Context, /, detailed: bool, as_json: bool, **where: Any) -> None:
     """List the clients that may log in."""
-    with _registry_failures():
-        registry = ClientRegistry(clients_file)
+    place = whereabouts(context, **where)
+    with place.open() as registry:
         clients = registry.list()
     for problem in registry.problems:
-        terminal.warn(f"{clients_file}: {problem}")
+        terminal.warn(f"{registry.place}: {problem}")
     if as_json:
         terminal.show_json([_to_json(client) for client in clients])
     elif not clients:
-        where = f"in {clients_file}" if clients_file.exists() else f"(there is no {clients_file})"
-        terminal.show_line(f"No clients are registered {where}; see: wsclient register-client --help", to_stderr=True)
+        is_there = place.store is not None or place.clients_file.exists()
+        shown = f"in {registry.place}" if is_there else f"(there is no {registry.place})"
+        terminal.show_line(f"No clients are registered {shown}; see: wsclient register-client --help", to_stderr=True)
     elif detailed:
         for client in clients:
             terminal.show_line(client.name, "bold")
@@ -335,18 +311,23 @@ def _to_json(client: RegisteredClient) -> dict[str, Any]:
         """,
 )
 @click.option("--client-id", "id_or_name", required=True, metavar="ID_OR_NAME", help="Which client.")
-@_clients_file_option
+@registry_options
 @click.option(
     "--revoked-dir", type=path, show_default="revoked, beside the clients file", help="Where the client's record goes."
 )
 @click.option("--force", is_flag=True, help="Do not ask.")
-def revoke_client(id_or_name: str, clients_file: Path, revoked_dir: Path | None, force: bool) -> None:
+@click.pass_context
+def revoke_client(
+    context: click.Context, /, id_or_name: str, revoked_dir: Path | None, force: bool, **where: Any
+) -> None:
     """Forbid a client to log in.
 
     A running gateway closes its connections within a second. What the client was is kept in a record.
     """
-    with _registry_failures():
-        registry = ClientRegistry(clients_file, revoked_dir)
+    place = whereabouts(context, **where)
+    if place.store is not None and revoked_dir is not None:
+        raise click.UsageError("--revoked-dir has no meaning with a store, which keeps the records itself", context)
+    with place.open(revoked_dir) as registry:
         client = registry.find(id_or_name)
         if client is None:
             raise UnknownClientError(f"no client has the id or name {id_or_name!r}; see: wsclient list-clients")

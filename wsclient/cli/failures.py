@@ -15,7 +15,7 @@ FAILED = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
 
-_EXTRAS = ("aiohttp", "filelock", "prometheus_client")
+_EXTRAS = {"aiohttp": "cli", "filelock": "cli", "prometheus_client": "cli", "redis": "cli,redis"}
 
 # What helps at a command line, where the library's own advice speaks of options and methods of Python.
 _NEXT_STEPS = {
@@ -43,8 +43,9 @@ def describe(error: Exception) -> str:
         return error.format_message()
     if isinstance(error, WSClientError):
         return _describe_client_error(error)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRAS:
-        return f"this command needs {error.name}; in a checkout of ws-system-client run: pip install '.[cli]'"
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in _EXTRAS:
+        install = f"pip install '.[{_EXTRAS[package]}]'"
+        return f"this command needs {error.name}; in a checkout of ws-system-client run: {install}"
     if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename else ""
         return f"{what}{error.strerror or error}"

@@ -10,24 +10,26 @@ import click
 from ..version import __version__
 from . import terminal
 from .clients import list_clients, register_client, revoke_client
-from .command import Command, State, debug_option
+from .command import State, debug_option
 from .demo import demo
 from .failures import FAILED, INTERRUPTED, describe, exit_code
 from .generating import generate, models
 from .keys import generate_keys
 from .logs import log_nowhere
 from .serving import serve
+from .stores import store
 
 __all__ = ["program", "run"]
 
 # In the order in which somebody new needs them.
-_COMMANDS: tuple[Command, ...] = (
+_COMMANDS: tuple[click.Command, ...] = (
     demo,
     generate_keys,
     register_client,
     list_clients,
     revoke_client,
     serve,
+    store,
     models,
     generate,
 )

@@ -31,6 +31,13 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "port": ("Port to listen on; 0 for a free one.", "PORT"),
     "data_dir": ("Folder of the clients file.", "DATA_DIR"),
     "clients_file": ("The clients file, if it is elsewhere.", ""),
+    "store": (
+        "The Redis that several gateways share, instead of a clients file: redis://, rediss:// or unix://. A password "
+        "in it can be read by everybody here; give it by the variable then, or by a file.",
+        "WSCLIENT_STORE",
+    ),
+    "store_prefix": ("What the names of all keys in the store begin with.", ""),
+    "store_password_file": ("File of the store's password.", ""),
     "backend": ("ollama, openai: any server of OpenAI's API, or builtin: a small model that makes no sense.", ""),
     "ollama_url": ("Where Ollama answers.", "OLLAMA_API_URL, OLLAMA_HOST"),
     "openai_url": ("Where a server of OpenAI's API answers; its key is read from OPENAI_API_KEY.", "OPENAI_BASE_URL"),
@@ -77,7 +84,8 @@ _LIMITS: dict[str, tuple[str, str]] = {
 _DEFAULTS = GatewaySettings()
 _METAVARS = {str: "TEXT", int: "NUMBER", float: "SECONDS", tuple: "TEXT"}
 # Whose default does not show their type; all others without a default are paths.
-_WITHOUT_DEFAULT = {"max_open_generations": int, "requests_per_minute": int, "max_prompt_size": int}
+_UNLIMITED = ("max_open_generations", "requests_per_minute", "max_prompt_size")
+_WITHOUT_DEFAULT = {"store": str, **dict.fromkeys(_UNLIMITED, int)}
 
 
 def _flags(command: _Decorated) -> _Decorated:
@@ -86,7 +94,7 @@ def _flags(command: _Decorated) -> _Decorated:
         kind = int if name.endswith("_port") else _WITHOUT_DEFAULT.get(name, type(default))
         origins = [variables] if variables else []
         if default is None:
-            origins += ["no limit unless given"] if name in _WITHOUT_DEFAULT else []
+            origins += ["no limit unless given"] if name in _UNLIMITED else []
         elif default != ():
             origins.append(f"default: {default:g}" if kind is float else f"default: {default}")
         command = click.option(
@@ -136,13 +144,14 @@ def serve(state: State, /, **given: Any) -> None:
 
 def _show_ready(gateway: Gateway) -> None:
     settings = gateway.settings
-    count = len(gateway.registry.list())
+    registry = gateway.registry
+    count = len(registry.list())
     terminal.show_line(f"The gateway {__version__} is ready.", "bold")
     facts = [
         ("url", gateway.url),
         ("backend", " at ".join(filter(None, (settings.backend, settings.model_server_url)))),
         ("default model", settings.default_model),
-        ("clients file", f"{settings.clients_path} ({count} registered)"),
+        (registry.kind, f"{registry.place} ({count} registered)"),
     ]
     if gateway.metrics_url:
         facts.append(("metrics", gateway.metrics_url))

@@ -109,7 +109,7 @@ class Administration:
         if self._is_stopping():
             reasons.append("the gateway is stopping")
         if not self._registry.is_readable:
-            reasons.append("the clients file cannot be read")
+            reasons.append(f"the {self._registry.kind} cannot be read")
         if not await self._watch.is_answering():
             reasons.append("the model server does not answer")
         return reasons

@@ -32,7 +32,7 @@ from .conversation import (
     Verify,
 )
 from .generations import Generation, now_ms
-from .guard import Refusal
+from .guard import CannotCountError, Refusal
 from .json_limits import fault_of
 from .login import LoginDesk
 from .quotas import Accounts
@@ -99,7 +99,8 @@ class Connection:
         self._conversation = Conversation(
             services.settings, secrets.token_hex(32), services.open_generations, services.accounts
         )
-        self._backend = AllowedModels(services.backend, lambda model: self._conversation.limits.allows_model(model))
+        backend = services.accounts.over(services.backend, lambda: self.client_id)
+        self._backend = AllowedModels(backend, lambda model: self._conversation.limits.allows_model(model))
         self._tasks: set[asyncio.Task[None]] = set()
         self._generations: dict[str, list[Generation]] = {}
         self.socket = WebSocket(transport, writer, services.settings, self._receive, self._let_go)
@@ -190,8 +191,9 @@ class Connection:
         for task in self._tasks:
             task.cancel()
         for key, generations in self._generations.items():
-            for _ in generations:
+            for generation in generations:
                 self._conversation.end_generation(key)
+                self._services.accounts.let_go(generation.request)
         self._generations.clear()
 
     # --- login --------------------------------------------------------------------------------------------------------
@@ -199,6 +201,10 @@ class Connection:
     async def _log_in(self, attempt: Verify) -> None:
         try:
             verdict = await self._services.desk.check(attempt, self._address)
+        except CannotCountError as error:
+            self._services.counts["postponed"] += 1
+            self._perform(self._conversation.postpone(error.retry_after))
+            return
         except Exception as error:
             _log.error("a login could not be judged: %s", type(error).__name__)
             self.socket.close(1011, "internal error")
@@ -225,7 +231,9 @@ class Connection:
         try:
             models = await self._backend.list_models()
         except BackendError as error:
-            self._send(ErrorMessage(id=id, error=f"Failed to list models: {error.message}", code=error.code))
+            text, later = f"Failed to list models: {error.message}", error.retry_after
+            message = ErrorMessage(id=id, error=text, code=error.code)
+            self._send(message if later is None else attrs.evolve(message, retry_after=later))
         except Exception as error:
             _log.error("the backend failed to list models with %s", type(error).__name__)
             text = "Failed to list models: internal error"
@@ -269,6 +277,7 @@ class Connection:
         if generation in generations:
             generations.remove(generation)
             self._conversation.end_generation(key)
+            self._services.accounts.let_go(generation.request)
             if not generations:
                 del self._generations[key]
 

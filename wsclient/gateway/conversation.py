@@ -37,7 +37,7 @@ from ..version import __version__
 from .backends import GenerateRequest
 from .guard import Refusal, blocked_message
 from .model_options import InvalidOptionError, parse_model_options
-from .quotas import Accounts, Limits
+from .quotas import Accounts, Limits, crowd_message, rate_message
 from .settings import GatewaySettings
 
 __all__ = [
@@ -59,6 +59,8 @@ _MAX_ID_CHARS = 1024
 
 # 4000 to 4002: the original's constants for a login that failed for good (protocol.md section 5).
 _AUTH_FAILED, _AUTH_TIMEOUT, _RATE_LIMITED, _POLICY_VIOLATION = 4000, 4001, 4002, 1008
+# RFC 6455's registry: the client may come back later.
+_TRY_AGAIN_LATER = 1013
 
 
 Answer: TypeAlias = (
@@ -247,6 +249,22 @@ class Conversation:
         )
         return [Send(result), *self._end(_AUTH_FAILED, "auth failed")]
 
+    def postpone(self, seconds: int) -> list[Step]:
+        """Take note that nobody can log in now, whoever it is.
+
+        Not an `auth_result`: originals take a false one for a wrong key, and never come back.
+
+        Args:
+            seconds: after which another try can make sense.
+        """
+        if self.phase is Phase.OVER:
+            return []
+        text = f"Logins cannot be checked now. Please try again in {seconds} seconds."
+        return [
+            _error(text, ErrorCode.SERVER_BUSY, retry_after=seconds),
+            *self._end(_TRY_AGAIN_LATER, "try again later"),
+        ]
+
     def time_out_login(self) -> list[Step]:
         """Take note that the time to log in is over; nothing happens to who has logged in."""
         if self.phase in (Phase.LOGGED_IN, Phase.OVER):
@@ -311,8 +329,7 @@ class Conversation:
         seconds = self._accounts.admit(self.client_id, limits, now)
         if seconds is not None:
             self._accounts.refused["requests_per_minute"] += 1
-            text = f"More than {limits.requests_per_minute} requests a minute. Please try again in {seconds} seconds."
-            return [_error(text, ErrorCode.RATE_LIMITED, message.id, seconds)]
+            return [_error(rate_message(limits, seconds), ErrorCode.RATE_LIMITED, message.id, seconds)]
         if isinstance(message, ModelsMessage):
             return [ListModels(message.id)]
         assert isinstance(message, GenerateMessage)
@@ -359,7 +376,7 @@ class Conversation:
         most = limits.max_open_generations
         if most is not None and self._accounts.open_generations[self.client_id or ""] >= most:
             self._accounts.refused["max_open_generations"] += 1
-            return _error(f"More than {most} generations are open for this client", ErrorCode.SERVER_BUSY, id)
+            return _error(crowd_message(most), ErrorCode.SERVER_BUSY, id)
         return None
 
     def _stop(self, message: StopMessage) -> list[Step]:

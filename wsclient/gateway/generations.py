@@ -52,6 +52,7 @@ class Generation:
         on_end: called once, right after the last word or the cancellation.
 
     Attributes:
+        request: what to generate.
         tokens: how many were sent.
         first_token_after: seconds until the first one was sent, `None` before.
         outcome: how it ended: `done`, `stopped`, `gone` (the client was) or an error's code.
@@ -61,7 +62,7 @@ class Generation:
         self, id: Any, request: GenerateRequest, backend: Backend, socket: WebSocket, on_end: Callable[[], None]
     ) -> None:
         self._id = id
-        self._request = request
+        self.request = request
         self._backend = backend
         self._socket = socket
         self._on_end = on_end
@@ -77,7 +78,7 @@ class Generation:
     @property
     def model(self) -> str:
         """The model's name, as the client or the settings have it."""
-        return self._request.model
+        return self.request.model
 
     @property
     def elapsed(self) -> float:
@@ -105,7 +106,7 @@ class Generation:
 
     async def _stream(self) -> None:
         # The last word is said inside: the client need not wait until the model server has been let go of.
-        async with aclosing(self._backend.generate(self._request)) as stream:
+        async with aclosing(self._backend.generate(self.request)) as stream:
             try:
                 await self._pump(stream)
                 if self._final is None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict, deque
+from typing import Protocol
 
 import attrs
 
-__all__ = ["LoginGuard", "Refusal", "RequestGuard", "blocked_message"]
+__all__ = ["CannotCountError", "Guard", "LoginGuard", "Refusal", "RequestGuard", "blocked_message"]
 
 # Longer ids are kept as their hash: 10,000 ids as long as a frame would be 80 MB of a stranger's choosing.
 _MAX_ID_CHARS = 64
@@ -39,6 +40,34 @@ class Refusal:
 
     remaining_attempts: int
     retry_after: int | None = None
+
+
+class CannotCountError(Exception):
+    """Nothing can be counted now, because the store that several gateways share does not answer.
+
+    Args:
+        retry_after: seconds after which another try can make sense.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"nothing can be counted for {retry_after} s")
+        self.retry_after = retry_after
+
+
+class Guard(Protocol):
+    """Counts failed logins per address and client id, for one gateway or for several together.
+
+    Each method raises `CannotCountError` when it cannot be done now; then nobody logs in.
+    """
+
+    async def blocked_for(self, address: str, client_id: str) -> int | None:
+        """Return how long this login is still blocked (`LoginGuard.blocked_for`)."""
+
+    async def failure(self, address: str, client_id: str) -> Refusal:
+        """Count a failed login and return what to tell it (`LoginGuard.failure`)."""
+
+    async def success(self, address: str, client_id: str) -> None:
+        """Clear what was counted against this login (`LoginGuard.success`)."""
 
 
 @attrs.define(slots=True)

@@ -101,7 +101,7 @@ class Housekeeping:
             await self._renew_certificate()
             await self.run_in_thread(self._registry.flush_logins, time.time())
         except RegistryError as error:
-            _log.warning("the clients file gives trouble: %s", error)
+            _log.warning("the %s gives trouble: %s", self._registry.kind, error)
             self._told_problems = self._registry.problems
         except GatewayError as error:
             _log.warning("%s; the one before it stays in use", error)
@@ -121,7 +121,7 @@ class Housekeeping:
         try:
             self._throw_out(await self.run_in_thread(self._registry.reload_if_changed, wait))
         except RegistryError as error:
-            _log.warning("the clients file gives trouble: %s", error)
+            _log.warning("the %s gives trouble: %s", self._registry.kind, error)
             self._told_problems = self._registry.problems
 
     def quota_of(self, client_id: str) -> ClientQuota | None:
@@ -140,7 +140,7 @@ class Housekeeping:
         try:
             self._registry.flush_logins(time.time(), force=True)
         except RegistryError as error:
-            _log.warning("the last logins are not in the clients file: %s", error)
+            _log.warning("the last logins are not in the %s: %s", self._registry.kind, error)
 
     def _throw_out(self, client_ids: set[str]) -> None:
         for connection in list(self._connections):
@@ -153,7 +153,7 @@ class Housekeeping:
         problems = self._registry.problems
         for problem in problems:
             if problem not in self._told_problems:
-                _log.warning("%s: %s", self._registry.path, problem)
+                _log.warning("%s: %s", self._registry.place, problem)
         self._told_problems = problems
 
     def _apply_limits(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from ..core.auth import verify_signature
 from ..keys import load_public_key
 from .conversation import Verify
-from .guard import LoginGuard, Refusal
+from .guard import Guard, LoginGuard, Refusal
 from .registry import ClientRegistry, RegisteredClient
 
 __all__ = ["LoginDesk"]
@@ -42,12 +42,28 @@ cEFDcYa5FqCkEL4kQwFcQsAbjSlY+JMs845Qw0TNu91nAgMBAAE=
 """
 
 
+class _OwnGuard:
+    """The gateway's own `LoginGuard`, asked as one that several gateways share (`Guard`)."""
+
+    def __init__(self, guard: LoginGuard) -> None:
+        self._guard = guard
+
+    async def blocked_for(self, address: str, client_id: str) -> int | None:
+        return self._guard.blocked_for(address, client_id, time.monotonic())
+
+    async def failure(self, address: str, client_id: str) -> Refusal:
+        return self._guard.failure(address, client_id, time.monotonic())
+
+    async def success(self, address: str, client_id: str) -> None:
+        self._guard.success(address, client_id)
+
+
 class LoginDesk:
     """Judges the logins of one gateway.
 
     Args:
         registry: the registered clients; read before, so that asking it needs no disk.
-        guard: counts the failures.
+        guard: counts the failures; a `LoginGuard` counts those at this gateway.
         executor: where signatures are verified. A verification costs a millisecond, most of it outside of the
             interpreter lock, and in a thread it does not hold up everybody's tokens; one thread, so that a flood of
             logins takes one core at most.
@@ -57,12 +73,12 @@ class LoginDesk:
     def __init__(
         self,
         registry: ClientRegistry,
-        guard: LoginGuard,
+        guard: LoginGuard | Guard,
         executor: Executor,
         look_again: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._registry = registry
-        self._guard = guard
+        self._guard: Guard = _OwnGuard(guard) if isinstance(guard, LoginGuard) else guard
         self._executor = executor
         self._look_again = look_again
         self._nobodys_key = load_public_key(_NOBODYS_KEY)
@@ -79,11 +95,14 @@ class LoginDesk:
 
         Returns:
             The id of the client that it is, or how it is refused.
+
+        Raises:
+            CannotCountError: nobody can log in now, right or wrong.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
         claimed_id = _as_text(attempt.client_id)
-        blocked_for = self._guard.blocked_for(address, claimed_id, time.monotonic())
+        blocked_for = await self._guard.blocked_for(address, claimed_id)
         if blocked_for is not None:
             return Refusal(0, blocked_for)
         before = self._find(attempt.client_id, address)
@@ -94,10 +113,10 @@ class LoginDesk:
             if now is not None and _login_of(now) != _login_of(before):
                 is_right = await self._judge(attempt, address, now)
         if is_right:
-            self._guard.success(address, claimed_id)
+            await self._guard.success(address, claimed_id)
             self._registry.note_login(attempt.client_id, address, time.time())
             return str(attempt.client_id)
-        refusal = self._guard.failure(address, claimed_id, time.monotonic())
+        refusal = await self._guard.failure(address, claimed_id)
         await asyncio.sleep(_REFUSAL_TIME - (loop.time() - started))
         return refusal
 

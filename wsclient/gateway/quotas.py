@@ -10,14 +10,17 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from .guard import RequestGuard
 from .settings import GatewaySettings
 
-__all__ = ["Accounts", "ClientQuota", "Limits"]
+if TYPE_CHECKING:
+    from .backends import Backend, GenerateRequest
+
+__all__ = ["Accounts", "ClientQuota", "Limits", "crowd_message", "rate_message"]
 
 # Names are matched against patterns; no model has a longer one.
 _MAX_MODEL_CHARS = 512
@@ -146,8 +149,21 @@ class Limits:
         return any(fnmatchcase(spelling, pattern) for spelling in spellings for pattern in self.models)
 
 
+def rate_message(limits: Limits, seconds: int) -> str:
+    """Return what is said to a request that is one too many."""
+    return f"More than {limits.requests_per_minute} requests a minute. Please try again in {seconds} seconds."
+
+
+def crowd_message(most: int) -> str:
+    """Return what is said to a generation that is one too many."""
+    return f"More than {most} generations are open for this client"
+
+
 class Accounts:
     """What the clients of one gateway may use, and use, each over all of its connections.
+
+    `store/accounts.py` counts for several gateways together; it has to ask another machine, so it does that in front of
+    the backend (`over`), where it can be waited for.
 
     Not thread-safe: it belongs to the gateway's event loop.
 
@@ -194,3 +210,15 @@ class Accounts:
         self.open_generations[client_id] -= 1
         if self.open_generations[client_id] <= 0:
             del self.open_generations[client_id]
+
+    def over(self, backend: Backend, client_id: Callable[[], str | None]) -> Backend:
+        """Return what one connection asks for generations and lists of models.
+
+        Args:
+            backend: the model server, for everybody.
+            client_id: who has logged in on that connection.
+        """
+        return backend
+
+    def let_go(self, request: GenerateRequest) -> None:
+        """Take note that a generation that was asked for behind `over` counts no longer; any number of times."""

@@ -140,6 +140,15 @@ class ClientRegistry:
         """
         return tuple(self._current().clients.values())
 
+    def entries(self) -> tuple[dict[str, Any], ...]:
+        """Return the clients as they are written, in the file's order.
+
+        Raises:
+            RegistryError: the file was to be read for the first time and is broken.
+        """
+        now = self._current()
+        return tuple(now.entry(id) for id in now.clients)
+
     def get(self, client_id: str) -> RegisteredClient | None:
         """Return the client with an id, `None` when there is none.
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from aiohttp import web
@@ -34,6 +34,9 @@ from .quotas import Accounts
 from .registry import ClientRegistry
 from .settings import GatewaySettings
 from .tls import TlsListener
+
+if TYPE_CHECKING:
+    from .store.shared import SharedStore
 
 __all__ = ["Gateway", "GatewayError", "GatewayStats", "make_backend", "run_gateway"]
 
@@ -79,7 +82,7 @@ class Gateway:
         registry: the registered clients, when they are not those of the settings' clients file.
 
     Raises:
-        GatewayError: the model server's API key cannot be read.
+        GatewayError: the model server's API key or the store's password cannot be read.
     """
 
     def __init__(
@@ -89,6 +92,9 @@ class Gateway:
         registry: ClientRegistry | None = None,
     ) -> None:
         self.settings = settings if settings is not None else GatewaySettings()
+        self._store = None if self.settings.store is None else _open_store(self.settings)
+        if registry is None and self._store is not None:
+            registry = self._store.registry
         if registry is None:
             algorithm = self.settings.default_signature_algorithm
             registry = ClientRegistry(self.settings.clients_path, default_algorithm=algorithm)
@@ -173,6 +179,8 @@ class Gateway:
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         settings = self.settings
+        if self._store is not None:
+            await self._housekeeping.run_in_thread(self._store.check)
         clients = await self._housekeeping.begin()
         try:
             await self.backend.start()
@@ -183,11 +191,12 @@ class Gateway:
             self._login_thread,
             LoginDesk,
             self.registry,
-            LoginGuard(max_attempts=settings.max_auth_attempts),
+            LoginGuard(max_attempts=settings.max_auth_attempts) if self._store is None else self._store.guard,
             self._login_thread,
             self._housekeeping.look_before_refusing,
         )
-        accounts = Accounts(settings, self._housekeeping.quota_of)
+        quota_of = self._housekeeping.quota_of
+        accounts = Accounts(settings, quota_of) if self._store is None else self._store.accounts(quota_of)
         self._services = Services(settings=settings, backend=self.backend, desk=desk, accounts=accounts)
         self._administration = Administration(
             self._services, self.registry, self._connections, lambda: self._stopping is not None
@@ -198,6 +207,8 @@ class Gateway:
         self._url = url_for(self._sockets, "ws" if self._housekeeping.certificate is None else "wss")
         await self._listen()
         self._background.append(loop.create_task(self._housekeeping.keep()))
+        if self._store is not None:
+            self._background += self._store.begin(self._housekeeping.look_at_clients)
         if self._model_server_url:
             self._background.append(loop.create_task(look_for_model_server(self._model_server_url)))
         _log.info("listening on %s with %d clients and the backend %s", self._url, clients, self.backend.name)
@@ -312,8 +323,17 @@ class Gateway:
             await self._administration.close()
         await self.backend.close()
         await self._housekeeping.end()
+        if self._store is not None:
+            await self._store.close()
         self._login_thread.shutdown(cancel_futures=True)
         _log.info("stopped")
+
+
+def _open_store(settings: GatewaySettings) -> SharedStore:
+    # Here, because it needs the extra `redis`.
+    from .store.shared import SharedStore
+
+    return SharedStore(settings)
 
 
 def run_gateway(

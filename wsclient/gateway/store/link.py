@@ -1,0 +1,95 @@
+"""The gateway's own line to the store: short questions from the event loop; imports `redis`.
+
+A store that does not answer must cost nobody more than a moment: an answer has two seconds, and after a failure
+everybody is told at once, without asking, until the next try a second later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from ..guard import CannotCountError
+from .address import StoreAddress
+from .connecting import TIMEOUT, describe, make_async_client
+
+__all__ = ["StoreLink"]
+
+_log = logging.getLogger(__name__)
+
+# Questions at the same time, each on a connection of its own: a storm of logins must not become one of connections.
+_AT_ONCE = 16
+_TRY_AGAIN = 1.0
+# What clients are told to wait: not all the same time, so that they do not come back together.
+_CLIENTS_WAIT = (2, 5)
+
+
+class StoreLink:
+    """Asks the store; belongs to the event loop.
+
+    Args:
+        address: which store.
+        prefix: what names of keys begin with.
+
+    Attributes:
+        client: the package's, for who does more than ask.
+    """
+
+    def __init__(self, address: StoreAddress, prefix: str) -> None:
+        self.prefix = prefix
+        self.client = make_async_client(address)
+        self._address = address
+        self._scripts: dict[str, Any] = {}
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._down_until = 0.0
+        self._is_down = False
+
+    async def call(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        """Run a script in the store.
+
+        Args:
+            script: one of `scripts.py`.
+            keys: without the prefix.
+            args: the script's.
+
+        Raises:
+            CannotCountError: the store does not answer, or takes no changes.
+        """
+        self._refuse_while_down()
+        async with self._room:
+            # Again: while this one waited for its turn, another may have found out.
+            self._refuse_while_down()
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    answer = await self._script(script)(keys=[self.prefix + key for key in keys], args=args)
+            except (RedisError, OSError, TimeoutError) as error:
+                raise self._failed(error) from error
+        if self._is_down:
+            self._is_down = False
+            _log.info("the store at %s answers again", self._address.shown)
+        return answer
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self.client.aclose()
+
+    def _script(self, text: str) -> Any:
+        if text not in self._scripts:
+            self._scripts[text] = self.client.register_script(text)
+        return self._scripts[text]
+
+    def _refuse_while_down(self) -> None:
+        if asyncio.get_running_loop().time() < self._down_until:
+            raise CannotCountError(random.randint(*_CLIENTS_WAIT))
+
+    def _failed(self, error: Exception) -> CannotCountError:
+        self._down_until = asyncio.get_running_loop().time() + _TRY_AGAIN
+        if not self._is_down:
+            self._is_down = True
+            _log.warning("%s; nobody can log in until it does its work", describe(error, self._address))
+        return CannotCountError(random.randint(*_CLIENTS_WAIT))
