@@ -17,6 +17,7 @@ from wsclient.keys import generate_key, public_pem
 
 from .support.fake_transport import FakeNetwork
 from .support.fast_clients import fast_client
+from .support.redis_server import RedisServer, skip_without_redis
 from .support.waiting import wait_until
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
@@ -105,6 +106,14 @@ def no_thread_of_the_library_survives() -> Iterator[None]:
     except TimeoutError:
         names = sorted(thread.name for thread in library_threads() - before)
         raise AssertionError(f"threads are left: {', '.join(names)}") from None
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of the test's own; it is there in 20 ms."""
+    skip_without_redis()
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ PACKAGES = {
     "gateway": {"attrs", "aiohttp", "filelock", "Crypto", "prometheus_client"},
     # The extra `redis`; the rest of the gateway runs without.
     "gateway.store.connecting": {"redis"},
+    "gateway.store.link": {"redis"},
+    "gateway.store.notices": {"redis"},
     "gateway.store.registry": {"attrs", "redis"},
     "cli": {"attrs", "click", "rich"},
     "contrib": {"attrs", "flask", "django", "IPython"},
@@ -169,6 +171,12 @@ def test_only_the_gateway_for_tests_imports_the_gateway() -> None:
 def test_each_part_imports_only_its_own_packages(name: str) -> None:
     allowed = PACKAGES.get(name, PACKAGES.get(part_of(name), {"attrs"}))
     assert outside(name) <= allowed
+
+
+def test_the_gateway_runs_without_the_extra_redis() -> None:
+    loaded, _ = probe("wsclient.gateway.server")
+    assert "wsclient.gateway.store.address" in loaded
+    assert [name for name in loaded if name.split(".")[0] == "redis"] == []
 
 
 def test_only_the_transport_imports_websocket() -> None:

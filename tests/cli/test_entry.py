@@ -30,7 +30,16 @@ COMMANDS = {
     "register-client",
     "revoke-client",
     "serve",
+    "store",
 }
+
+
+def leaves(group: click.Group = program) -> list[click.Command]:
+    """Return the commands, those of groups among them."""
+    found: list[click.Command] = []
+    for command in group.commands.values():
+        found += leaves(command) if isinstance(command, click.Group) else [command]
+    return found
 
 
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -81,7 +90,7 @@ def test_the_help_lists_options_only_under_options(run: Run) -> None:
 
 
 def examples() -> list[Any]:
-    commands = [command for command in program.commands.values() if isinstance(command, Command)]
+    commands = [command for command in leaves() if isinstance(command, Command)]
     lines = [line.strip() for command in commands for line in command.examples.strip().splitlines()]
     return [pytest.param(line, id=line) for line in lines]
 
@@ -96,8 +105,12 @@ def test_each_example_is_a_valid_command_line_that_fits_80_columns(folder: Path,
     name, *arguments = words[words.index("wsclient") + 1 :]
     ends = [number for number, word in enumerate(arguments) if word in ("|", ">")]
     arguments = arguments[: ends[0]] if ends else arguments
+    command = program.commands[name]
+    while isinstance(command, click.Group):
+        name, *arguments = arguments
+        command = command.commands[name]
     # Wrong usage is an exception.
-    assert program.commands[name].make_context(name, arguments).info_name == name
+    assert command.make_context(name, arguments).info_name == name
 
 
 @pytest.mark.parametrize("package", ["click", "rich", "filelock"])
@@ -108,6 +121,14 @@ def test_without_the_extra_it_says_in_one_line_what_to_install(folder: Path, pac
     assert "ws-system-client" in line
     assert "pip install '.[cli]'" in line
     assert "pip install wsclient" not in line
+
+
+@pytest.mark.parametrize("command", ["list-clients", "serve"])
+def test_without_redis_a_store_says_in_one_line_what_to_install(folder: Path, command: str) -> None:
+    done = run_without("redis", [command, "--store=redis://127.0.0.1:1"], folder)
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("this command needs redis; in a checkout of ws-system-client run: pip install '.[cli,redis]'")
+    assert done.returncode == 1
 
 
 def test_without_aiohttp_serve_says_in_one_line_what_to_install(folder: Path) -> None:
@@ -156,7 +177,7 @@ def raise_unexpectedly(*_: object) -> None:
 
 
 def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsclient.cli.clients.ClientRegistry", raise_unexpectedly)
+    monkeypatch.setattr("wsclient.cli.registries.ClientRegistry", raise_unexpectedly)
     done = run("list-clients")
     assert (done.code, done.out) == (1, "")
     assert done.err == "error: unexpected RuntimeError: nobody foresaw this; to see where, run: wsclient --debug ...\n"
@@ -166,7 +187,7 @@ def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(run: Run, mon
 def test_debug_shows_the_traceback_before_the_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("wsclient.cli.clients.ClientRegistry", raise_unexpectedly)
+    monkeypatch.setattr("wsclient.cli.registries.ClientRegistry", raise_unexpectedly)
     done = run(*arguments)
     assert done.code == 1
     assert done.err.startswith("Traceback")
@@ -177,7 +198,7 @@ def test_an_interruption_is_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPa
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wsclient.cli.clients.ClientRegistry", interrupt)
+    monkeypatch.setattr("wsclient.cli.registries.ClientRegistry", interrupt)
     assert run("list-clients").code == 130
 
 
@@ -225,6 +246,6 @@ def test_a_file_that_may_not_grow_is_one_line(folder: Path) -> None:
 
 
 def test_every_command_is_a_command_of_the_program_with_debug() -> None:
-    for command in program.commands.values():
+    for command in leaves():
         assert isinstance(command, Command)
         assert any(isinstance(option, click.Option) and option.name == "debug" for option in command.params)

@@ -15,11 +15,13 @@ import redis
 
 from .waiting import wait_until
 
-__all__ = ["RedisServer", "needs_redis"]
+__all__ = ["RedisServer", "skip_without_redis"]
 
-needs_redis = pytest.mark.skipif(
-    shutil.which("redis-server") is None, reason="there is no redis-server on this machine (Debian: redis-server)"
-)
+
+def skip_without_redis() -> None:
+    """Skip the test on a machine without Redis."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server on this machine (Debian's package: redis-server)")
 
 
 class RedisServer:

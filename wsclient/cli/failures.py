@@ -45,7 +45,7 @@ def describe(error: Exception) -> str:
         return _describe_client_error(error)
     if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in _EXTRAS:
         install = f"pip install '.[{_EXTRAS[package]}]'"
-        return f"this command needs {error.name}; in a checkout of ws-system-client run: {install}"
+        return f"this command needs {package}; in a checkout of ws-system-client run: {install}"
     if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename else ""
         return f"{what}{error.strerror or error}"

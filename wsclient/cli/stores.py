@@ -19,7 +19,13 @@ __all__ = ["store"]
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
 
-@click.group("store")
+class _Group(click.Group):
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples of its commands."""
+        copy.format_epilog(ctx, formatter)
+
+
+@click.group("store", cls=_Group)
 def store() -> None:
     """Work on the Redis that several gateways share (serve --store)."""
 
@@ -29,7 +35,7 @@ def store() -> None:
     cls=Command,
     examples="""
         wsclient store copy data/authorized_clients.json redis://10.0.0.5:6379/0
-        wsclient store copy rediss://redis.example.org clients.json --store-password-file=redis-password
+        wsclient store copy redis://10.0.0.5 clients.json --store-password-file=pw
         """,
 )
 @click.argument("source")

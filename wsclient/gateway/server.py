@@ -208,7 +208,7 @@ class Gateway:
         await self._listen()
         self._background.append(loop.create_task(self._housekeeping.keep()))
         if self._store is not None:
-            self._background += self._store.begin(self._housekeeping.look_at_clients)
+            self._store.begin(self._housekeeping.look_at_clients)
         if self._model_server_url:
             self._background.append(loop.create_task(look_for_model_server(self._model_server_url)))
         _log.info("listening on %s with %d clients and the backend %s", self._url, clients, self.backend.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -45,6 +45,7 @@ class StoreLink:
         self.client = make_async_client(address)
         self._address = address
         self._scripts: dict[str, Any] = {}
+        self._questions: set[asyncio.Task[Any]] = set()
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._down_until = 0.0
         self._is_down = False
@@ -65,8 +66,7 @@ class StoreLink:
             # Again: while this one waited for its turn, another may have found out.
             self._refuse_while_down()
             try:
-                async with asyncio.timeout(TIMEOUT):
-                    answer = await self._script(script)(keys=[self.prefix + key for key in keys], args=args)
+                answer = await self._ask(self._script(script)(keys=[self.prefix + key for key in keys], args=args))
             except (RedisError, OSError, TimeoutError) as error:
                 raise self._failed(error) from error
         if self._is_down:
@@ -74,8 +74,30 @@ class StoreLink:
             _log.info("the store at %s answers again", self._address.shown)
         return answer
 
+    async def _ask(self, question: Coroutine[Any, Any, Any]) -> Any:
+        # In a task of its own: up to Python 3.11 `asyncio.wait_for`, which the package sends with, loses a cancellation
+        # that comes as it is done, and a generation that was stopped meanwhile would stream on.
+        task = asyncio.get_running_loop().create_task(question)
+        self._questions.add(task)
+        task.add_done_callback(self._forget)
+        try:
+            await asyncio.wait([task], timeout=TIMEOUT)
+            if not task.done():
+                raise TimeoutError
+            return task.result()
+        finally:
+            task.cancel()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._questions.discard(task)
+        if not task.cancelled():
+            # Looked at, because asyncio complains of errors that nobody has seen.
+            task.exception()
+
     async def close(self) -> None:
         """Let go of the connections."""
+        if self._questions:
+            await asyncio.wait(self._questions, timeout=TIMEOUT)
         await self.client.aclose()
 
     def _script(self, text: str) -> Any:

@@ -48,6 +48,7 @@ class SharedStore:
         )
         self.guard = StoreGuard(self._link, settings.max_auth_attempts)
         self._accounts: SharedAccounts | None = None
+        self._background: set[asyncio.Task[None]] = set()
 
     def check(self) -> None:
         """See that the store can be used; blocks for a few seconds at most, so call it in a thread.
@@ -67,21 +68,26 @@ class SharedStore:
         self._accounts = SharedAccounts(self._settings, quota_of, self._link)
         return self._accounts
 
-    def begin(self, on_notice: Callable[[], Awaitable[None]]) -> list[asyncio.Task[None]]:
-        """Begin what goes on in the background, and return it, to be cancelled.
+    def begin(self, on_notice: Callable[[], Awaitable[None]]) -> None:
+        """Begin what goes on in the background, until `close`.
 
         Args:
             on_notice: called when clients have changed.
         """
         assert self._accounts is not None
         loop = asyncio.get_running_loop()
-        return [
+        self._background = {
             loop.create_task(listen(self._link.client, self.registry.channel, on_notice)),
             loop.create_task(self._accounts.keep()),
-        ]
+        }
 
     async def close(self) -> None:
-        """Tell the store what has ended, and let go of it; takes two seconds at most."""
+        """Tell the store what has ended, and let go of it; takes a few seconds at most."""
+        while self._background:
+            for task in self._background:
+                # More than once: a cancellation can be lost on its way through the package (`StoreLink`).
+                task.cancel()
+            _, self._background = await asyncio.wait(self._background, timeout=0.1)
         if self._accounts is not None:
             with suppress(CannotCountError):
                 await self._accounts.tell()
