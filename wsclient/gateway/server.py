@@ -326,7 +326,9 @@ class Gateway:
         if self._store is not None:
             await self._store.close()
         self._login_thread.shutdown(cancel_futures=True)
-        _log.info("stopped")
+        if self._url:
+            # What failed to start says so itself.
+            _log.info("stopped")
 
 
 def _open_store(settings: GatewaySettings) -> SharedStore:

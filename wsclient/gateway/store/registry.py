@@ -206,6 +206,10 @@ class StoreRegistry(ClientRegistry):
         where = f"{self._keys['revoked']} in {self.place}"
         return tuple(Revocation(now.clients[id], f"{name} of {where}") for id, name in zip(ids, records, strict=True))
 
+    def flush_logins(self, now: float, force: bool = False) -> bool:
+        """Write the remembered logins down; see `ClientRegistry`. Not while the store is known to be out of reach."""
+        return (self.is_readable or force) and super().flush_logins(now, force)
+
     def _write_logins(self, logins: dict[str, tuple[str, float]], timeout: float) -> bool:
         # No change of a client: nobody has to read it again, and no lock is needed.
         note = self.client.register_script(scripts.NOTE_LOGINS)
