@@ -30,6 +30,7 @@ __all__ = [
     "RegistryError",
     "Revocation",
     "UnknownClientError",
+    "outdated",
 ]
 
 FLUSH_INTERVAL = 60.0
@@ -347,8 +348,7 @@ class ClientRegistry:
         snapshot = Snapshot.of(content, self._default_algorithm)
         before = self._snapshot
         if before is not None and before.stamp != snapshot.stamp:
-            logins = snapshot.logins()
-            self._outdated |= {id for id, login in before.logins().items() if logins.get(id) != login}
+            self._outdated |= outdated(before, snapshot)
         self._snapshot, self._broken = snapshot, None
         return snapshot
 
@@ -405,3 +405,9 @@ class ClientRegistry:
         except OSError as exc:
             raise RegistryError(f"{path} cannot be written: {exc.strerror or exc}; nobody was revoked") from exc
         return path
+
+
+def outdated(before: Snapshot, now: Snapshot) -> set[str]:
+    """Return the ids of clients whose connections rest on what is no longer so."""
+    logins = now.logins()
+    return {id for id, login in before.logins().items() if logins.get(id) != login}

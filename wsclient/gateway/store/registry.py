@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from ..clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time
 from ..clients_file import LOCK_TIMEOUT, RegistryError
-from ..registry import ClientRegistry, Revocation
+from ..registry import ClientRegistry, Revocation, outdated
 from . import scripts
 from .address import DEFAULT_PREFIX, StoreAddress
 from .connecting import make_client, telling_failures
@@ -138,8 +138,7 @@ class StoreRegistry(ClientRegistry):
         known = before.clients if before is not None and changes is not None else {}
         snapshot = _snapshot_of(entries, version, self._default_algorithm, known, changes or {})
         if before is not None:
-            was, now = _some(before, changes).logins(), _some(snapshot, changes).logins()
-            self._outdated |= {id for id, login in was.items() if now.get(id) != login}
+            self._outdated |= outdated(_some(before, changes), _some(snapshot, changes))
         self._snapshot, self._version = snapshot, version
         return snapshot
 
