@@ -25,6 +25,7 @@ from wsclient.testing import Gateway, pytest_plugin
 from ..support.asking import ask
 from ..support.fake_ollama import FakeOllama
 from ..support.llama_server import INSTALL
+from ..support.redis_server import RedisServer
 from .conftest import StartGateway
 from .programs import Site, free_port, run_program, wait_for_line
 
@@ -64,6 +65,30 @@ def test_the_lines_that_serve_the_internet_say_what_the_flags_are_called() -> No
     assert (tls.port, tls.tls_cert, tls.requests_per_minute) == (443, Path("fullchain.pem"), 60)
     assert proxy.trusted_proxy == ("10.0.0.0/8",)
     assert page.allow_origin == ("https://app.example.org",)
+
+
+def test_the_lines_that_share_a_store_say_what_the_flags_are_called() -> None:
+    password, encrypted, local = map(_settings, _bash_block("flags: store").splitlines())
+    assert password.store_password_file == Path("redis-password")
+    for settings, shown in (
+        (attrs.evolve(password, store_password_file=None), "redis://10.0.0.5:6379/0"),
+        (encrypted, "rediss://redis.example.org:6379/0"),
+        (local, "unix:///run/redis/redis.sock?db=1"),
+    ):
+        address = settings.find_store()
+        assert address is not None
+        assert address.shown == shown
+
+
+def test_the_lines_that_move_clients_into_a_store_move_them(
+    tmp_path: Path, served: dict[str, str], redis_server: RedisServer
+) -> None:
+    assert run_program(["bash", "-ec", _bash_block("run: quickstart")], tmp_path, env=served).returncode == 0
+    block = _bash_block("run: store").replace("redis://127.0.0.1:6379/0", redis_server.url)
+    moved = run_program(["bash", "-ec", block], tmp_path, env=served)
+    assert (moved.returncode, moved.stderr) == (0, "")
+    assert re.search(r"^  copied +1$", moved.stdout, re.MULTILINE)
+    assert "my-client" in moved.stdout
 
 
 def test_the_example_of_a_client_with_limits_has_nothing_wrong() -> None:

@@ -54,7 +54,8 @@ class Services:
     Attributes:
         accounts: what clients may use and use.
         open_generations: how many there are under each key (`Conversation`).
-        counts: what happened since the start: `logins`, `refusals` and those of them that were `blocked`,
+        counts: what happened since the start: `logins`, `refusals` and those of them that were `blocked`, logins that
+            were `postponed` because nothing could be counted,
             `generations`, `tokens`, and of connections that have ended `received_bytes` and `sent_bytes`.
         on_generation_end: is told of each generation that has ended.
     """

@@ -114,6 +114,7 @@ class Metrics:
         blocked = counts["blocked"]
         refusals.add_metric(("invalid",), counts["refusals"] - blocked)
         refusals.add_metric(("blocked",), blocked)
+        refusals.add_metric(("postponed",), counts["postponed"])
         yield refusals
         over_limit = CounterMetricFamily(
             _PREFIX + "requests_over_limit", "Requests that a client's limits turned away.", labels=("limit",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -152,9 +153,24 @@ def test_what_is_no_client_is_skipped_and_named(registry: StoreRegistry, redis_s
     registry.reload_if_changed()
     assert names(registry) == ["a"]
     assert sorted(registry.problems) == [
-        "client 'x' is skipped: it is not an object but NoneType",
+        "client 'x' is skipped: its id is missing, empty or not text",
         "client 'y' is skipped: its id is 'zzzz'",
     ]
+
+
+def test_who_changes_keeps_his_place_and_who_is_gone_leaves_none(
+    registry: StoreRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_HOLES", 2)
+    items = [entry(name, new_pem()) for name in "abc"]
+    registry.take_over(items)
+    registry.take_over([items[0] | {"color": "red"}], overwrite=True)
+    for number in range(20):
+        registry.register(f"{number}", new_pem())
+        registry.revoke(f"{number}")
+    assert registry.entries() == (items[0] | {"color": "red"}, *items[1:])
+    assert registry._snapshot is not None
+    assert len(registry._snapshot.entries) <= 2 * 3 + 3
 
 
 def test_only_what_changed_is_read_again(
@@ -273,7 +289,7 @@ def test_a_change_without_the_lock_changes_nothing(registry: StoreRegistry, redi
     with redis_server.client() as redis, registry._exclusive() as now:
         # As after ten seconds of sleep.
         redis.set("wsclient:lock", "another's")
-        with pytest.raises(RegistryError, match="took too long; nothing was changed"):
+        with pytest.raises(RegistryError, match="took too long and was not made"):
             registry._write([*now.entries, entry("b", new_pem())])
     assert names(registry) == ["a"]
 
@@ -303,6 +319,32 @@ def test_a_full_store_takes_no_client_and_stays_as_it_is(registry: StoreRegistry
 def test_two_prefixes_are_two_stores(open_registry: OpenRegistry) -> None:
     open_registry(prefix="one:").register("a", new_pem())
     assert open_registry(prefix="two:").list() == ()
+
+
+def test_a_store_that_is_filled_again_throws_nobody_out_meanwhile(
+    open_registry: OpenRegistry, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WRITTEN_AT_ONCE", 2)
+    mine, theirs = open_registry(), open_registry()
+    backup = [entry(name, new_pem()) for name in "abcdefg"]
+    theirs.take_over(backup)
+    with redis_server.client() as redis:
+        redis.flushall()
+    with pytest.raises(RegistryError, match="has lost its clients"):
+        theirs.reload_if_changed()
+    send, seen = mine._send, []
+
+    def send_and_look(*arguments: Any) -> int:
+        version = send(*arguments)
+        seen.append((theirs.reload_if_changed(), len(theirs.list())))
+        return version
+
+    monkeypatch.setattr(mine, "_send", send_and_look)
+    mine.take_over(backup)
+    assert seen == [(set(), 7)] * 4
+    assert theirs.is_readable
+    # And who was not in the backup is gone.
+    assert names(open_registry()) == names(theirs) == list("abcdefg")
 
 
 # --- clients from elsewhere -------------------------------------------------------------------------------------------

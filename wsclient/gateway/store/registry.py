@@ -31,8 +31,10 @@ __all__ = ["StoreRegistry"]
 _LOCK_TIME = 10_000
 # Changes that the list remembers; who is further behind reads everything.
 _CHANGES_KEPT = 10_000
-_READ_AT_ONCE = 500
+_READ_AT_ONCE, _WRITTEN_AT_ONCE = 500, 500
 _ASK_AGAIN = 0.01
+# Places of clients that have gone, before those of the others move up.
+_HOLES = 1000
 
 
 class StoreRegistry(ClientRegistry):
@@ -58,10 +60,12 @@ class StoreRegistry(ClientRegistry):
         self.address = address
         self.client = make_client(address)
         self.channel = f"{prefix}changes"
-        names = ("lock", "version", "changes", "clients", "logins", "revoked")
+        names = ("lock", "version", "changes", "clients", "logins", "revoked", "filling")
         self._keys = {name: f"{prefix}{name}" for name in names}
         # The version of the snapshot; -1 once it may be of another line of changes, as after a failover.
         self._version = -1
+        # What is wrong with which client's entry.
+        self._faults: dict[str, tuple[str, ...]] = {}
         # Of the lock that this thread holds, while it does.
         self._token = ""
         self._look = self.client.register_script(scripts.LOOK)
@@ -103,19 +107,73 @@ class StoreRegistry(ClientRegistry):
         assert self._disk.locked()
         before = self._snapshot
         with telling_failures(self.address):
-            keys = [self._keys[name] for name in ("version", "changes", "clients")]
-            version, *news = self._look(keys=keys, args=[self._version])
+            keys = [self._keys[name] for name in ("version", "changes", "clients", "filling")]
+            version, *news = self._look(keys=keys, args=[self._version, int(before is not None)])
+            if version < 0:
+                raise RegistryError(f"the store at {self.place} is being filled; the clients read before stay in force")
             if before is not None and not version:
                 if before.stamp == (0, 0, 0):
                     return before
                 text = "has lost its clients; put back a backup, or copy them: wsclient store copy"
                 raise RegistryError(f"the store at {self.place} {text}")
             if before is not None and news:
-                changes = dict(zip(_texts(news[0]), news[1], strict=True))
-                entries = _changed(before, changes)
-            else:
-                entries, changes = self._read_all(), None
-        return self._keep_entries(entries, version, changes)
+                changes = dict(zip(_texts(news[0]), map(_parse, news[1]), strict=True))
+                return self._keep_changes(before, changes, version)
+            entries = self._read_all()
+        self._faults.clear()
+        snapshot = self._merge(Snapshot((version, 0, 0), [], {}, {}, ()), _in_order(entries), version)
+        if before is not None:
+            self._outdated |= outdated(before, snapshot)
+        self._snapshot, self._version = snapshot, version
+        return snapshot
+
+    def _keep_changes(self, before: Snapshot, changes: Mapping[str, Any], version: int) -> Snapshot:
+        if changes:
+            snapshot = self._merge(before, changes, version)
+            self._outdated |= outdated(_some(before, changes), _some(snapshot, changes))
+            self._snapshot, self._version = snapshot, version
+        return self._snapshot or before
+
+    def _merge(self, before: Snapshot, changes: Mapping[str, Any], version: int) -> Snapshot:
+        """Return a snapshot with some entries changed, `None` for those that are gone.
+
+        All others are neither read nor sorted anew: of a hundred thousand that takes a second, and holds up streams.
+        No key is looked at, unlike in a file: nobody but these programs writes here.
+        """
+        entries, clients, places = before.entries.copy(), before.clients.copy(), before.places.copy()
+        for id, entry in changes.items():
+            client = self._client_of(id, entry)
+            if client is None:
+                clients.pop(id, None)
+                if id in places:
+                    # A hole, so that the others keep their places.
+                    entries[places.pop(id)] = None
+                continue
+            if id not in places:
+                places[id] = len(entries)
+                entries.append(None)
+            entries[places[id]], clients[id] = entry, client
+        if len(entries) > 2 * len(clients) + _HOLES:
+            entries = [entries[places[id]] for id in clients]
+            places = {id: place for place, id in enumerate(clients)}
+        problems = tuple(text for texts in self._faults.values() for text in texts)
+        return Snapshot((version, 0, 0), entries, clients, places, problems)
+
+    def _client_of(self, id: str, entry: Any) -> RegisteredClient | None:
+        """Return what an entry describes, `None` when it is no client, and note what is wrong with it."""
+        self._faults.pop(id, None)
+        if entry is None:
+            return None
+        try:
+            client = RegisteredClient.from_json(entry, self._default_algorithm)
+            if client.id != id:
+                raise ValueError(f"its id is {client.id!r}")
+        except ValueError as exc:
+            self._faults[id] = (f"client {id!r} is skipped: {exc}",)
+            return None
+        if client.quota.problems:
+            self._faults[id] = tuple(f"client {client.name!r}: {text}" for text in client.quota.problems)
+        return client
 
     def _read_all(self) -> dict[str, Any]:
         entries = {}
@@ -127,20 +185,6 @@ class StoreRegistry(ClientRegistry):
             if isinstance(entry, dict) and isinstance(login, dict):
                 entry |= login
         return entries
-
-    def _keep_entries(
-        self, entries: Mapping[str, Any], version: int, changes: Mapping[str, Any] | None = None
-    ) -> Snapshot:
-        """Make a snapshot of entries; `changes` are those that are others than before, when that is known."""
-        before = self._snapshot
-        if changes is not None and not changes and before is not None:
-            return before
-        known = before.clients if before is not None and changes is not None else {}
-        snapshot = _snapshot_of(entries, version, self._default_algorithm, known, changes or {})
-        if before is not None:
-            self._outdated |= outdated(_some(before, changes), _some(snapshot, changes))
-        self._snapshot, self._version = snapshot, version
-        return snapshot
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
@@ -179,20 +223,32 @@ class StoreRegistry(ClientRegistry):
         assert self._snapshot is not None
         now = self._snapshot
         after = {entry["id"]: entry for entry in entries if isinstance(entry, dict)}
-        puts = {id: entry for id, entry in after.items() if id not in now.places or now.entry(id) != entry}
+        puts = {id: entry for id, entry in after.items() if not _is_same(now, id, entry)}
         removed = [id for id in now.places if id not in after]
-        arguments: list[str | int] = [self._token, self.channel, _CHANGES_KEPT, len(puts), len(removed), len(records)]
+        ids = list(puts)
+        # A hundred thousand in one go would keep the store from serving anybody for seconds.
+        while len(ids) > _WRITTEN_AT_ONCE:
+            some, ids = ids[:_WRITTEN_AT_ONCE], ids[_WRITTEN_AT_ONCE:]
+            self._send({id: puts[id] for id in some}, (), {}, _LOCK_TIME)
+        version = self._send({id: puts[id] for id in ids}, removed, records, 0)
+        self._keep_changes(now, {**puts, **dict.fromkeys(removed)}, version)
+
+    def _send(
+        self, puts: Mapping[str, Any], removed: Sequence[str], records: Mapping[str, Any], more_within: int
+    ) -> int:
+        arguments: list[str | int] = [self._token, self.channel, _CHANGES_KEPT]
+        arguments += [len(puts), len(removed), len(records), more_within]
         for id, entry in puts.items():
             arguments += [id, _dump(entry)]
         arguments += removed
         for name, record in records.items():
             arguments += [name, _dump(record)]
         with telling_failures(self.address):
-            version = self._commit_changes(keys=list(self._keys.values()), args=arguments)
+            version: int | None = self._commit_changes(keys=list(self._keys.values()), args=arguments)
         if version is None:
-            text = "took too long; nothing was changed, try again"
+            text = "took too long and was not made; try again"
             raise RegistryError(f"the change of the store at {self.place} {text}")
-        self._keep_entries(after, version, {**puts, **dict.fromkeys(removed)})
+        return version
 
     def _remove(
         self, now: Snapshot, ids: Sequence[str], reason: str, add: Sequence[Any] = ()
@@ -222,58 +278,34 @@ class StoreRegistry(ClientRegistry):
         return noted > 0
 
 
-def _changed(before: Snapshot, changes: Mapping[str, Any]) -> dict[str, Any]:
-    entries = {id: before.entries[place] for id, place in before.places.items()}
-    for id, data in changes.items():
-        entries.pop(id, None)
-        if data is not None:
-            entries[id] = _parse(data)
-    return entries
+def _in_order(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return entries with the oldest client first."""
+
+    def age(item: tuple[str, Any]) -> tuple[str, str]:
+        id, entry = item
+        return (str(entry.get("createdAt") or "") if isinstance(entry, dict) else "", id)
+
+    # What cannot be read is no client, but is none that has gone either.
+    return {id: {} if entry is None else entry for id, entry in sorted(entries.items(), key=age)}
 
 
-def _snapshot_of(
-    entries: Mapping[str, Any],
-    version: int,
-    default_algorithm: str,
-    known: Mapping[str, RegisteredClient],
-    changes: Mapping[str, Any],
-) -> Snapshot:
-    """Return what entries mean, oldest client first; those that are known and not among the changes are not read again.
-
-    No key is looked at, unlike in a file: nobody but these programs writes here, and a hundred thousand take a minute.
-    """
-    clients: dict[str, RegisteredClient] = {}
-    problems = []
-    for id, entry in entries.items():
-        if id in known and id not in changes:
-            clients[id] = known[id]
-            continue
-        try:
-            client = RegisteredClient.from_json(entry, default_algorithm)
-            if client.id != id:
-                raise ValueError(f"its id is {client.id!r}")
-        except ValueError as exc:
-            problems.append(f"client {id!r} is skipped: {exc}")
-            continue
-        clients[id] = client
-    ordered = dict(sorted(clients.items(), key=lambda item: (item[1].created_at or "", item[0])))
-    problems += [f"client {client.name!r}: {text}" for client in ordered.values() for text in client.quota.problems]
-    places = {id: place for place, id in enumerate(ordered)}
-    return Snapshot((version, 0, 0), [entries[id] for id in ordered], ordered, places, tuple(problems))
+def _is_same(now: Snapshot, id: str, entry: dict[str, Any]) -> bool:
+    place = now.places.get(id)
+    # Most are the very same object.
+    return place is not None and (now.entries[place] is entry or now.entries[place] == entry)
 
 
-def _some(snapshot: Snapshot, ids: Mapping[str, Any] | None) -> Snapshot:
+def _some(snapshot: Snapshot, ids: Mapping[str, Any]) -> Snapshot:
     """Return a snapshot with some clients only, so that a change of one is not paid for by comparing all."""
-    if ids is None:
-        return snapshot
     return attrs.evolve(snapshot, clients={id: snapshot.clients[id] for id in ids if id in snapshot.clients})
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes | None) -> Any:
+    """Return an entry, `None` for none; what is no JSON is an empty one."""
     try:
-        return json.loads(data)
+        return None if data is None else json.loads(data)
     except ValueError:
-        return None
+        return {}
 
 
 def _dump(value: Any) -> str:

@@ -16,12 +16,16 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 # --- clients ----------------------------------------------------------------------------------------------------------
 
 LOOK = """
--- version, changes, clients | the version that the caller knows, -1 for none
--- Answers the version, and of what changed since the ids and entries; without those where there is too much to tell.
+-- version, changes, clients, filling | the version that the caller knows, -1 for none; whether it knows any clients
+-- Answers the version, and of what changed since the ids and entries; without those where there is too much to tell,
+-- and then version -1 while the store is being filled: who is not there yet has not been revoked.
 local version = tonumber(redis.call('GET', KEYS[1]) or '0')
 local behind = version - tonumber(ARGV[1])
 if behind == 0 then return {version, {}, {}} end
-if tonumber(ARGV[1]) < 0 or behind < 0 or behind > redis.call('LLEN', KEYS[2]) then return {version} end
+if tonumber(ARGV[1]) < 0 or behind < 0 or behind > redis.call('LLEN', KEYS[2]) then
+    if ARGV[2] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then return {-1} end
+    return {version}
+end
 local ids, entries, seen = {}, {}, {}
 for _, id in ipairs(redis.call('LRANGE', KEYS[2], 0, behind - 1)) do
     if not seen[id] then
@@ -34,10 +38,16 @@ return {version, ids, entries}
 """
 
 COMMIT = """
--- lock, version, changes, clients, logins, revoked | token, channel, changes to keep, number of entries, of removed
--- ids, of records, then these: id and entry, id, name and record. Answers the version; nothing without the lock.
+-- lock, version, changes, clients, logins, revoked, filling | token, channel, changes to keep, number of entries, of
+-- removed ids, of records, milliseconds until more comes, then these: id and entry, id, name and record.
+-- Answers the version; nothing without the lock.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
-local at = 7
+redis.call('DEL', KEYS[7])
+if ARGV[7] ~= '0' then
+    redis.call('SET', KEYS[7], '1', 'PX', ARGV[7])
+    redis.call('PEXPIRE', KEYS[1], ARGV[7])
+end
+local at = 8
 local function note(id)
     redis.call('LPUSH', KEYS[3], id)
     redis.call('INCR', KEYS[2])
