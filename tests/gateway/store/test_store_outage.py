@@ -1,4 +1,4 @@
-"""A Redis that stops, stalls, fills up or never was one: streams go on, logins wait, and it is said. 14 s; slow 10 s."""
+"""A Redis that stops, stalls, is full or never was one: streams go on, logins wait, and it is said. 14 s, slow 10 s."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from wsclient.gateway.thread import GatewayThread
 from wsclient.keys import public_pem
 
 from ...support.asking import ask
+from ...support.certificates import make_certificate
 from ...support.gateway_peers import Peer
 from ...support.redis_server import RedisServer
 from ...support.waiting import wait_until
@@ -308,6 +309,26 @@ def test_a_socket_is_a_store_too(redis_server: RedisServer) -> None:
     settings = GatewaySettings(port=0, store=f"unix://{redis_server.socket_path}?db=1", close_timeout=0.2)
     with GatewayThread(settings, ScriptedBackend()) as gateway:
         assert gateway.gateway.registry.place == f"unix://{redis_server.socket_path}?db=1"
+
+
+def test_tls_is_spoken_and_the_servers_certificate_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    right, wrong = make_certificate(tmp_path), make_certificate(tmp_path / "other")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    flags = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", str(right.file))
+    files = ("--tls-cert-file", str(right.file), "--tls-key-file", str(right.file))
+    with RedisServer(*flags, *files):
+        url = f"rediss://localhost:{port}/0"
+        settings = GatewaySettings(port=0, store=f"{url}?ssl_ca_certs={right.file}", close_timeout=0.2)
+        with GatewayThread(settings, ScriptedBackend()) as gateway:
+            assert gateway.gateway.registry.place == url
+        for doubtful in (url, f"{url}?ssl_ca_certs={wrong.file}"):
+            said = start_error(doubtful)
+            assert said.startswith(f"the store at {url} cannot be reached: "), said
+            assert "certificate verify failed" in said
+        text = f"{tmp_path}/none.pem cannot be read; correct ssl_ca_certs in the URL"
+        assert start_error(f"{url}?ssl_ca_certs={tmp_path}/none.pem").endswith(f" cannot be reached: {text}")
 
 
 def test_a_database_that_is_not_there_is_one_clear_line(redis_server: RedisServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -87,6 +88,10 @@ def describe(error: Exception, address: StoreAddress) -> str:
         return f"{store} does not let this user do what a gateway does: {bounded(text, 200)}"
     if isinstance(error, exceptions.InvalidResponse) or text.startswith("Protocol Error"):
         return f"{store} is no Redis; check the host and the port"
+    for name, path in address.tls_files.items():
+        if not os.access(path, os.R_OK):
+            # The system's own error does not name it.
+            return f"{store} cannot be reached: {path} cannot be read; correct {name} in the URL"
     if isinstance(error, exceptions.ConnectionError | OSError):
         cause = error.__cause__ or error.__context__
         reason = reason_of(cause if isinstance(cause, OSError) else error)
