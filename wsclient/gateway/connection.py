@@ -192,9 +192,8 @@ class Connection:
         for task in self._tasks:
             task.cancel()
         for key, generations in self._generations.items():
-            for generation in generations:
+            for _ in generations:
                 self._conversation.end_generation(key)
-                self._services.accounts.let_go(generation.request)
         self._generations.clear()
 
     # --- login --------------------------------------------------------------------------------------------------------

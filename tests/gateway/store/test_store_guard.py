@@ -97,24 +97,24 @@ def test_any_id_can_be_counted(redis_server: RedisServer) -> None:
 def test_without_the_store_nothing_can_be_counted_and_only_the_first_waits(
     redis_server: RedisServer, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsclient.gateway.store.link.TIMEOUT", 0.2)
+    monkeypatch.setattr("wsclient.gateway.store.link.TIMEOUT", 0.3)
 
     async def work(one: StoreGuard, _: StoreGuard) -> tuple[float, list[int]]:
         loop = asyncio.get_running_loop()
         await one.blocked_for(ADDRESS, ID)
         getattr(redis_server, fault)()
-        waits = []
+        waits, begun = [], loop.time()
         # More than may ask at the same time: those behind are told without asking.
         for caught in await asyncio.gather(*(one.blocked_for(ADDRESS, ID) for _ in range(100)), return_exceptions=True):
             assert isinstance(caught, CannotCountError)
             waits.append(caught.retry_after)
-        begun = loop.time()
         with pytest.raises(CannotCountError):
             await one.failure(ADDRESS, ID)
         return loop.time() - begun, waits
 
     took, waits = run(redis_server, work)
-    assert took < 0.1
+    # One time-out; the package's own is two seconds, and seven rounds of sixteen would be as long.
+    assert took < 1.5
     assert {2, 3, 4, 5} >= set(waits)
     assert len(set(waits)) > 1
     if fault == "freeze":

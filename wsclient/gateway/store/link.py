@@ -61,10 +61,10 @@ class StoreLink:
         Raises:
             CannotCountError: the store does not answer, or takes no changes.
         """
-        self._refuse_while_down()
         async with self._room:
-            # Again: while this one waited for its turn, another may have found out.
-            self._refuse_while_down()
+            # Here: while this one waited for its turn, another may have found out.
+            if asyncio.get_running_loop().time() < self._down_until:
+                raise CannotCountError(random.randint(*_CLIENTS_WAIT))
             try:
                 answer = await self._ask(self._script(script)(keys=[self.prefix + key for key in keys], args=args))
             except (RedisError, OSError, TimeoutError) as error:
@@ -104,10 +104,6 @@ class StoreLink:
         if text not in self._scripts:
             self._scripts[text] = self.client.register_script(text)
         return self._scripts[text]
-
-    def _refuse_while_down(self) -> None:
-        if asyncio.get_running_loop().time() < self._down_until:
-            raise CannotCountError(random.randint(*_CLIENTS_WAIT))
 
     def _failed(self, error: Exception) -> CannotCountError:
         self._down_until = asyncio.get_running_loop().time() + _TRY_AGAIN

@@ -32,10 +32,10 @@ async def listen(client: Redis, channel: str, on_notice: Callable[[], Awaitable[
     """
     while True:
         try:
-            async with client.pubsub(ignore_subscribe_messages=True) as subscription:
+            async with client.pubsub() as subscription:
                 await subscription.subscribe(channel)
-                await on_notice()
                 while True:
+                    # The first one says that it listens, and so does one after each loss of the connection.
                     if await subscription.get_message(timeout=_WAIT) is not None:
                         await on_notice()
         except (RedisError, OSError, TimeoutError) as error:
