@@ -100,8 +100,8 @@ class Connection:
         self._conversation = Conversation(
             services.settings, secrets.token_hex(32), services.open_generations, services.accounts
         )
-        backend = services.accounts.over(services.backend, lambda: self.client_id)
-        self._backend = AllowedModels(backend, lambda model: self._conversation.limits.allows_model(model))
+        allowed = AllowedModels(services.backend, lambda model: self._conversation.limits.allows_model(model))
+        self._backend = services.accounts.over(allowed, lambda: self.client_id)
         self._tasks: set[asyncio.Task[None]] = set()
         self._generations: dict[str, list[Generation]] = {}
         self.socket = WebSocket(transport, writer, services.settings, self._receive, self._let_go)

@@ -263,6 +263,30 @@ def test_requests_a_minute_count_together(
     assert one.generate("say yes")[-1]["type"] == "stream_end"
 
 
+def test_who_asks_for_models_that_he_may_not_use_is_counted_too(
+    start_gateway: StartGateway, log_in: LogIn, registry: StoreRegistry
+) -> None:
+    (entry,) = registry.entries()
+    registry.take_over([entry | {"limits": {"requestsPerMinute": 2}, "models": ["tiny"]}], overwrite=True)
+    peer = log_in(start_gateway())
+    codes = [peer.generate("say no", model="large")[-1]["code"] for _ in range(3)]
+    assert codes == ["model_not_found", "model_not_found", "rate_limited"]
+
+
+def test_a_try_that_was_renewed_meanwhile_does_not_count_against_itself(
+    start_gateway: StartGateway, log_in: LogIn, registry: StoreRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_RENEW_EVERY", 0.01)
+    monkeypatch.setattr(accounts, "_LOOK_AGAIN", 0.5)
+    give_limits(registry, maxOpenGenerations=1)
+    one, other = (log_in(start_gateway()) for _ in range(2))
+    start_hanging(one)
+    other.send(type="generate", id="second", prompt="say yes")
+    assert other.receive()["type"] == "stream_start"
+    one.send(type="stop", id="s", requestId="hanging")
+    assert other.receive_until("stream_end", "error")[-1]["type"] == "stream_end"
+
+
 def test_who_has_no_limits_leaves_nothing_in_the_store(
     gateways: tuple[GatewayThread, GatewayThread], log_in: LogIn, redis_server: RedisServer
 ) -> None:

@@ -161,7 +161,8 @@ ENTER = (
     + """
 -- the client's open generations | how many it may have, for how many milliseconds the new one counts unless renewed,
 -- its name, then the names of those that have ended. Answers 1, or 0 when there is no room.
-for at = 4, #ARGV do redis.call('ZREM', KEYS[1], ARGV[at]) end
+-- Its own name may be there already: a RENEW in between two tries takes it for one that runs.
+for at = 3, #ARGV do redis.call('ZREM', KEYS[1], ARGV[at]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
 redis.call('ZADD', KEYS[1], string.format('%.0f', now + tonumber(ARGV[2])), ARGV[3])
