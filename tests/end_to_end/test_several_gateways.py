@@ -140,7 +140,7 @@ def consume(client: WSClient, pieces: list[str]) -> ConnectionLostError | None:
 def test_when_a_gateway_is_killed_its_clients_are_back_on_the_other_and_every_generation_is_accounted_for(
     team: Team, connect: Callable[..., WSClient]
 ) -> None:
-    tokens = 200
+    tokens = 120
     team.ollama.script(prompt="long", tokens=tokens, delay=0.02)
     clients = [connect() for _ in range(CLIENTS)]
     counts = [clients_of(gateway) for gateway in team.gateways]

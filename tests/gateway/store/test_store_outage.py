@@ -245,7 +245,7 @@ def test_a_gateway_that_has_much_to_tell_stops_at_once(
     (entry,) = registry.entries()
     registry.take_over([entry | {"limits": {"maxOpenGenerations": 100}}], overwrite=True)
     settings = GatewaySettings(port=0, store=redis_server.url, close_timeout=0.2)
-    for _ in range(10):
+    for _ in range(5):
         with GatewayThread(settings, ScriptedBackend()) as gateway, Peer(gateway.url).log_in(client_id, ec_key) as peer:
             for number in range(1, 21):
                 peer.send(type="generate", id=number, prompt="hang 1")
