@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -65,6 +65,7 @@ def test_where_the_text_is_cut_into_pieces_makes_no_difference(text: str, width:
 
 
 @given(st.text(alphabet="abc 漢字\n\t", max_size=80), WIDTHS)
+@example(" aa字", 4)
 def test_no_line_reaches_the_last_column(text: str, width: int) -> None:
     assert all(cell_len(line) < width for line in show([text], width))
 

@@ -49,7 +49,8 @@ class WordWrapper:
             # Wide characters are words of their own: their scripts have no spaces.
             self._word = "" if cells > 1 else self._word + character
             return character
-        word = self._word
+        # A wide character is no part of the word before it, and taken along with that could be too wide for a line.
+        word = self._word if cells == 1 else ""
         taken = cell_len(word)
         if not 0 < taken < self._column:
             # Nothing to take along, or a word longer than the line.
