@@ -18,6 +18,7 @@ from typing import Any
 
 import attrs
 
+from ..keys import load_public_key, public_pem
 from . import clients_file
 from .clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time, new_client
 from .clients_file import RegistryError, Stamp
@@ -101,9 +102,11 @@ class ClientRegistry:
         # Whose logins have lost their ground since reload_if_changed told last, snapshot by snapshot: whoever came and
         # went in between may have logged in.
         self._outdated: set[str] = set()
-        # Protects the two below; held for moments only, because the gateway's event loop takes it.
+        # Protects the three below; held for moments only, because the gateway's event loop takes it.
         self._memory = threading.Lock()
         self._logins: dict[str, tuple[str, float]] = {}
+        # Pending keys that have logged in, by client id: in force at once, in the file soon.
+        self._proven: dict[str, str] = {}
         self._flushed_at: float | None = None
 
     @property
@@ -132,13 +135,17 @@ class ClientRegistry:
         Raises:
             RegistryError: the file was to be read for the first time and is broken.
         """
-        return self._current().clients.get(client_id)
+        client = self._current().clients.get(client_id)
+        if client is not None and client.pending_key and self._proven.get(client_id) == client.pending_key:
+            return client.rotated()
+        return client
 
     def find(self, id_or_name: str) -> RegisteredClient | None:
-        """Return the client with an id or else a name (in any case), `None` when there is none.
+        """Return the client with an id, else a name (in any case), else the beginning of an id; `None` if none has.
 
         Raises:
-            RegistryError: several clients have that name, or the file was to be read for the first time and is broken.
+            RegistryError: several clients have that name or ids that begin so, or the file was to be read for the first
+                time and is broken.
         """
         return self._current().find(id_or_name)
 
@@ -206,10 +213,42 @@ class ClientRegistry:
             UnknownClientError: there is no such client.
         """
         with self._exclusive() as now:
-            client = now.find(id_or_name)
-            if client is None:
-                raise UnknownClientError(f"no client has the id or name {id_or_name!r}; see: wsclient list-clients")
-            return self._remove(now, [client.id], reason)[0]
+            return self._remove(now, [_known(now, id_or_name).id], reason)[0]
+
+    def rotate(self, id_or_name: str, public_key_pem: str, *, replace_pending: bool = False) -> RegisteredClient:
+        """Give a client a new key beside the one that it has.
+
+        Both may log in until the new one has done so once; then the new one is the only one.
+
+        Args:
+            id_or_name: which client.
+            public_key_pem: SPKI or PKCS#1 PEM; written as SPKI.
+            replace_pending: whether it takes the place of a new key that has not logged in yet.
+
+        Returns:
+            The client as it is now.
+
+        Raises:
+            DuplicateClientError: a client has this key already, or this one has a new key that has not logged in yet.
+            InvalidKeyError: the key is none that we accept.
+            RegistryError: the file cannot be read, locked or written.
+            UnknownClientError: there is no such client.
+        """
+        pem = public_pem(load_public_key(public_key_pem))
+        with self._exclusive() as now:
+            client = _known(now, id_or_name)
+            new = attrs.evolve(client, pending_key=pem)
+            for other in now.clients.values():
+                if new.pending_fingerprint in (other.fingerprint, other.pending_fingerprint):
+                    message = f"this key is registered already, to client {other.name!r} (id {other.id})"
+                    raise DuplicateClientError(f"{message}; make another one", other)
+            if client.pending_key is not None and not replace_pending:
+                message = f"client {client.name!r} (id {client.id}) has a new key already, which has not logged in yet"
+                raise DuplicateClientError(message, client)
+            entries = now.entries.copy()
+            entries[now.places[client.id]] = now.entry(client.id) | {"pendingKey": pem}
+            self._write(entries)
+        return new
 
     @property
     def is_readable(self) -> bool:
@@ -240,16 +279,23 @@ class ClientRegistry:
         finally:
             self._disk.release()
 
-    def note_login(self, client_id: str, ip: str, now: float) -> None:
+    def note_login(self, client_id: str, ip: str, now: float, key: str | None = None) -> None:
         """Remember a login, for the next `flush_logins`.
 
         Args:
             client_id: who logged in.
             ip: from where.
             now: seconds since the epoch.
+            key: PEM of the key that it was; when it is the pending one, it is the only one from now on.
         """
+        snapshot = self._snapshot
+        client = None if snapshot is None else snapshot.clients.get(client_id)
         with self._memory:
             self._logins[client_id] = (ip, now)
+            if client is not None and key is not None and key == client.pending_key:
+                self._proven[client_id] = key
+                # Others that read the file let the old key in until then: the next flush waits for no minute.
+                self._flushed_at = None
 
     def flush_logins(self, now: float, force: bool = False) -> bool:
         """Write the remembered logins into the file, once a minute at most.
@@ -271,26 +317,35 @@ class ClientRegistry:
             if not self._logins or (too_soon and not force):
                 return False
             logins, self._logins = self._logins, {}
+            proven = {client_id: key for client_id, key in self._proven.items() if client_id in logins}
             # Also when it fails below: a full disk is not tried again every second.
             self._flushed_at = now
         try:
-            return self._write_logins(logins, self._lock_timeout if force else min(_FLUSH_WAIT, self._lock_timeout))
+            timeout = self._lock_timeout if force else min(_FLUSH_WAIT, self._lock_timeout)
+            return self._write_logins(logins, proven, timeout)
         except RegistryError:
             with self._memory:
                 self._logins = logins | self._logins
             raise
 
-    def _write_logins(self, logins: dict[str, tuple[str, float]], timeout: float) -> bool:
+    def _write_logins(self, logins: dict[str, tuple[str, float]], proven: dict[str, str], timeout: float) -> bool:
         with self._exclusive(timeout) as current:
             known = [client_id for client_id in logins if client_id in current.clients]
             entries = current.entries.copy()
             for client_id in known:
                 ip, when = logins[client_id]
-                news = {"lastConnected": iso_time(when), "lastIP": ip}
-                entries[current.places[client_id]] = current.entry(client_id) | news
+                entry = current.entry(client_id) | {"lastConnected": iso_time(when), "lastIP": ip}
+                if client_id in proven and proven[client_id] == entry.get("pendingKey"):
+                    entry["publicKey"] = entry.pop("pendingKey")
+                entries[current.places[client_id]] = entry
             if known:
                 self._write(entries)
-            return bool(known)
+        with self._memory:
+            for client_id, key in proven.items():
+                # Another new key may have logged in since.
+                if self._proven.get(client_id) == key:
+                    del self._proven[client_id]
+        return bool(known)
 
     def _current(self) -> Snapshot:
         # A snapshot is never changed, only replaced: reading the reference needs no lock.
@@ -305,8 +360,8 @@ class ClientRegistry:
         snapshot = Snapshot.of(content, self._default_algorithm)
         before = self._snapshot
         if before is not None and before.stamp != snapshot.stamp:
-            logins = snapshot.logins()
-            self._outdated |= {id for id, login in before.logins().items() if logins.get(id) != login}
+            now = snapshot.clients
+            self._outdated |= {id for id, client in before.clients.items() if not client.outlives(now.get(id))}
         self._snapshot, self._broken = snapshot, None
         return snapshot
 
@@ -364,3 +419,10 @@ class ClientRegistry:
         except OSError as exc:
             raise RegistryError(f"{path} cannot be written: {exc.strerror or exc}; nobody was revoked") from exc
         return path
+
+
+def _known(now: Snapshot, id_or_name: str) -> RegisteredClient:
+    client = now.find(id_or_name)
+    if client is None:
+        raise UnknownClientError(f"no client has the id or name {id_or_name!r}; see: wsclient list-clients")
+    return client
