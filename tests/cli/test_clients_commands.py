@@ -149,7 +149,9 @@ class TestDuplicates:
         old_id = register(run, make_key("one"), name="one")
         done = run("register-client", "--name=ONE", f"--key-path={make_key('two')}")
         assert (done.code, done.out) == (1, "")
-        assert done.err.startswith(f"error: the name 'ONE' is registered already, to client {old_id}; give --force")
+        assert done.err.startswith(
+            f"error: the name 'ONE' is registered already, to client {old_id}; give --yes to revoke"
+        )
         assert [entry["id"] for entry in entries(folder)] == [old_id]
 
     def test_a_key_that_is_taken_is_refused_without_a_terminal(self, run: Run, folder: Path, key: str) -> None:
@@ -248,6 +250,7 @@ class TestList:
             "id": client_id,
             "name": "my-client",
             "fingerprint": fingerprint(load_public_key(folder / key)),
+            "pendingFingerprint": None,
             "signatureAlgorithm": "SHA256",
             "createdAt": entries(folder)[0]["createdAt"],
             "lastConnected": None,
@@ -327,7 +330,9 @@ class TestRevoke:
         client_id = register(run, key)
         done = run("revoke-client", "--client-id=my-client")
         assert (done.code, done.out) == (1, "")
-        assert done.err.startswith(f"error: give --force to revoke client 'my-client' ({client_id})")
+        assert done.err.startswith(
+            f"error: give --yes to revoke client 'my-client' ({client_id}); there is no terminal"
+        )
         assert len(entries(folder)) == 1
 
     @pytest.mark.parametrize(("answer", "code", "left"), [("yes", 0, 0), ("", 1, 1)])

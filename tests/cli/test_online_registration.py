@@ -173,7 +173,6 @@ def test_the_token_is_not_sent_unencrypted_to_another_machine(run: Run, url: str
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--online", "--force"), "--force cannot be given together with --online"),
         (("--online", "--clients-file=x"), "--clients-file cannot be given together with --online"),
         (("--admin-token-file=x",), "--admin-token-file only has a meaning with --online"),
         (("--allow-insecure",), "--allow-insecure only has a meaning with --online"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
@@ -22,6 +23,8 @@ from .guard import LoginGuard, Refusal
 from .registry import ClientRegistry, RegisteredClient
 
 __all__ = ["LoginDesk"]
+
+_log = logging.getLogger(__name__)
 
 _REFUSAL_TIME = 0.05
 # At most one look at the clients file in this time, however many logins fail; all that came before it share it. Less
@@ -95,7 +98,8 @@ class LoginDesk:
                 key = await self._judge(attempt, address, now)
         if key is not None:
             self._guard.success(address, claimed_id)
-            self._registry.note_login(attempt.client_id, address, time.time(), key)
+            if self._registry.note_login(attempt.client_id, address, time.time(), key):
+                _log.info("client %s has logged in with its new key; the old one is no longer valid", attempt.client_id)
             return str(attempt.client_id)
         refusal = self._guard.failure(address, claimed_id, time.monotonic())
         await asyncio.sleep(_REFUSAL_TIME - (loop.time() - started))

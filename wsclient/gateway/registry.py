@@ -279,23 +279,28 @@ class ClientRegistry:
         finally:
             self._disk.release()
 
-    def note_login(self, client_id: str, ip: str, now: float, key: str | None = None) -> None:
+    def note_login(self, client_id: str, ip: str, now: float, key: str | None = None) -> bool:
         """Remember a login, for the next `flush_logins`.
 
         Args:
             client_id: who logged in.
             ip: from where.
             now: seconds since the epoch.
-            key: PEM of the key that it was; when it is the pending one, it is the only one from now on.
+            key: PEM of the key that it was.
+
+        Returns:
+            Whether that was the pending one, which is the only one from now on.
         """
         snapshot = self._snapshot
         client = None if snapshot is None else snapshot.clients.get(client_id)
+        is_new = client is not None and client.pending_key is not None and key == client.pending_key
         with self._memory:
             self._logins[client_id] = (ip, now)
-            if client is not None and key is not None and key == client.pending_key:
+            if is_new and key is not None:
                 self._proven[client_id] = key
                 # Others that read the file let the old key in until then: the next flush waits for no minute.
                 self._flushed_at = None
+        return is_new
 
     def flush_logins(self, now: float, force: bool = False) -> bool:
         """Write the remembered logins into the file, once a minute at most.
