@@ -50,7 +50,7 @@ class Transcript:
         env: variables beside `environment()`.
 
     Attributes:
-        columns: the same.
+        columns, env: the same.
         varying: regular expressions of what else differs from run to run, by the name of its placeholder. A name that
             ends with an exclamation mark stands for itself, whatever the length was.
     """
@@ -59,7 +59,7 @@ class Transcript:
         self.columns = columns
         self.varying: dict[str, str] = {}
         self._cwd = cwd
-        self._env = dict(env or {})
+        self.env = dict(env or {})
         self._text = ""
 
     def run(
@@ -89,8 +89,8 @@ class Transcript:
 
     def _run_in_a_pipe(self, arguments: Sequence[str], stdin: str, interrupted_at: str) -> Finished:
         if not interrupted_at:
-            return run_program(arguments, self._cwd, self._env, stdin)
-        with Program(*arguments, cwd=self._cwd, env=self._env) as program:
+            return run_program(arguments, self._cwd, self.env, stdin)
+        with Program(*arguments, cwd=self._cwd, env=self.env) as program:
             program.type(stdin)
             program.wait_for(interrupted_at)
             program.send_signal(signal.SIGINT)
@@ -101,7 +101,7 @@ class Transcript:
         self, arguments: Sequence[str], answers: Sequence[tuple[str, str]], interrupted_at: str
     ) -> tuple[str, int]:
         command = [sys.executable, "-m", "wsclient", *arguments]
-        env = environment(**self._env)
+        env = environment(**self.env)
         with TerminalSession(command, cwd=self._cwd, env=env, columns=self.columns) as session:
             for question, answer in answers:
                 session.wait_for(question)

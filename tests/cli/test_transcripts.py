@@ -132,6 +132,13 @@ def test_transcript_of_serve(transcript: Transcript) -> None:
     transcript.check("serve")
 
 
+def test_transcript_of_demo(transcript: Transcript, ollama: FakeOllama) -> None:
+    transcript.env["OLLAMA_HOST"] = ollama.url
+    transcript.varying |= {"n!": r"(?<=after )[\d,.]+ m?s|[\d,.]+(?= tokens/s)"}
+    transcript.run("demo", "Hello")
+    transcript.check("demo")
+
+
 def test_transcript_of_completion(transcript: Transcript) -> None:
     transcript.run("completion", "tcsh")
     transcript.check("completion")
