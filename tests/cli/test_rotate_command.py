@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,23 +198,38 @@ class TestInTheClientsFile:
 
 
 class TestOnline:
-    def test_the_gateway_is_asked_and_the_new_key_logs_in(
-        self, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.fixture
+    def administered(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayThread]:
+        """A gateway with an administrator, whose token is in the environment."""
         monkeypatch.setenv("WSCLIENT_ADMIN_TOKEN", TOKEN)
         settings = GatewaySettings(
             port=0, data_dir=folder / "data", backend="builtin", admin_token=TOKEN, close_timeout=0.2
         )
         with GatewayThread(settings) as gateway:
-            make_client(folder, "alice", gateway.url)
-            done = run("rotate-key", "alice", "--online")
-            assert (done.code, done.err) == (0, "")
-            assert f"  gateway      {gateway.url}/\n" in done.out
-            assert run("rotate-key", "alice", "--online").err.endswith("give --yes to replace that one\n")
-            assert run("rotate-key", "alice", "--online", "--yes").code == 0
-            with WSClient.from_config(folder / "keys" / "alice_config.json") as client:
-                assert client.list_models()
-            wait_until(lambda: registered(folder)["publicKey"] == (folder / "keys" / "alice-3_key.pub").read_text())
+            yield gateway
+
+    def test_the_gateway_is_asked_and_the_new_key_logs_in(
+        self, run: Run, folder: Path, administered: GatewayThread
+    ) -> None:
+        make_client(folder, "alice", administered.url)
+        done = run("rotate-key", "alice", "--online")
+        assert (done.code, done.err) == (0, "")
+        assert f"  gateway      {administered.url}/\n" in done.out
+        assert run("rotate-key", "alice", "--online").err.endswith("give --yes to replace that one\n")
+        assert run("rotate-key", "alice", "--online", "--yes").code == 0
+        with WSClient.from_config(folder / "keys" / "alice_config.json") as client:
+            assert client.list_models()
+        wait_until(lambda: registered(folder)["publicKey"] == (folder / "keys" / "alice-3_key.pub").read_text())
+
+    def test_a_key_that_somebody_has_is_refused_for_good(
+        self, run: Run, folder: Path, administered: GatewayThread
+    ) -> None:
+        make_client(folder, "alice", administered.url)
+        server = f"--server-url={administered.url}"
+        done = run("rotate-key", "alice", "--online", server, "--key-path=keys/alice_key.pub")
+        assert done.code == 1
+        assert "this key is registered already, to client 'alice'" in done.err
+        assert "--yes" not in done.err
 
     def test_a_gateway_that_refuses_leaves_no_key_behind(
         self, run: Run, folder: Path, gateway: GatewayThread, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,16 @@ def test_a_new_key_that_is_no_text_is_none(client_id: str, path: Path, key: Any)
     assert client.pending_key is None
 
 
+def test_a_new_key_that_cannot_log_in_is_told_and_locks_nobody_out(client_id: str, ec_key: Key, path: Path) -> None:
+    put(path, [entries(path)[0] | {"pendingKey": "-----BEGIN RUBBISH"}])
+    registry = ClientRegistry(path)
+    client = registry.get(client_id)
+    assert client is not None
+    assert list(client.login_keys) == [public_pem(ec_key)]
+    (problem,) = registry.problems
+    assert problem.startswith("client 'test-client' (entry 1) cannot log in with its new key: ")
+
+
 def test_the_first_login_of_the_new_key_is_written_without_waiting_for_the_minute(
     registry: ClientRegistry, client_id: str, path: Path
 ) -> None:

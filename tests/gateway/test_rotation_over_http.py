@@ -70,7 +70,8 @@ def test_a_new_key_that_has_not_logged_in_is_a_conflict_unless_it_shall_be_repla
 ) -> None:
     post(gateway, clientId=client_id, publicKey=new_pem())
     second = new_pem()
-    assert post(gateway, clientId=client_id, publicKey=second).status == 409
+    answer = post(gateway, clientId=client_id, publicKey=second)
+    assert (answer.status, answer.json["code"]) == (409, "key_pending")
     assert post(gateway, clientId=client_id, publicKey=second, replace=True).status == 200
     assert entries(path)[0]["pendingKey"] == second
 

@@ -135,6 +135,9 @@ def _register_online(template: ClientConfig, pem: str, token: str, force: bool) 
     try:
         return register(replaces=force)
     except Conflict as conflict:
+        if force:
+            # An older gateway, which cannot.
+            raise
         ask_or_refuse([conflict.message], _REPLACE)
         return register(replaces=True)
 

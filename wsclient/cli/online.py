@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..gateway.admin_token import (
     ADMIN_TOKEN_VARIABLE,
+    KEY_PENDING,
     REGISTRATION_PATH,
     ROTATION_PATH,
     STATUS_PATH,
@@ -66,7 +67,16 @@ def find_admin_token(file: Path | None) -> str:
 
 
 class Conflict(Failure):
-    """The gateway has something already that stands in the way; asking for a replacement would help."""
+    """The gateway has something already that stands in the way; it can be told to replace that.
+
+    Args:
+        message: what.
+        code: the gateway's word for it.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def register_online(
@@ -91,7 +101,8 @@ def register_online(
     url = _http_url(server_url, REGISTRATION_PATH)
     missing = f"does not register clients online; {_START}, or register where it runs"
     answer = _ask(url, missing, token, fields | ({"replace": True} if replaces else {}))
-    return _expect(answer, "clientId", url), [str(id) for id in answer.get("revoked") or ()]
+    revoked = answer.get("revoked")
+    return _expect(answer, "clientId", url), [str(id) for id in revoked] if isinstance(revoked, list) else []
 
 
 def rotate_online(server_url: str, client_id: str, public_key: str, token: str, *, replaces: bool = False) -> str:
@@ -113,7 +124,13 @@ def rotate_online(server_url: str, client_id: str, public_key: str, token: str, 
     url = _http_url(server_url, ROTATION_PATH)
     missing = f"takes no new keys online; {_START}, or rotate where it runs"
     fields: dict[str, Any] = {"clientId": client_id, "publicKey": public_key}
-    answer = _ask(url, missing, token, fields | ({"replace": True} if replaces else {}))
+    try:
+        answer = _ask(url, missing, token, fields | ({"replace": True} if replaces else {}))
+    except Conflict as conflict:
+        if conflict.code != KEY_PENDING:
+            # Another client's key, which no replacement would set free.
+            raise Failure(conflict.message) from conflict
+        raise
     return _expect(answer, "clientId", url)
 
 
@@ -221,7 +238,8 @@ def _refusal(url: str, status: int, answer: bytes, missing: str) -> Failure:
         return Failure(f"{url} leads somewhere else (HTTP {status}); give its own URL as --server-url")
     if not said:
         return Failure(f"{url} answers with HTTP {status}")
-    return (Conflict if status == 409 else Failure)(f"{url} refuses: {said} (HTTP {status})")
+    text = f"{url} refuses: {said} (HTTP {status})"
+    return Conflict(text, _field(answer, "code")) if status == 409 else Failure(text)
 
 
 def _field(answer: bytes, name: str) -> str:

@@ -29,7 +29,7 @@ from .choosing import (
 from .client_config import DEFAULT_SERVER_URL, change_private_key, config_path
 from .command import Command, path
 from .connecting import read_options
-from .failures import Failure
+from .failures import Failure, refusing_wrong_values
 from .keys import is_encrypted, make_key, new_passphrase, passphrase_flag
 from .online import Conflict, find_admin_token, rotate_online
 
@@ -235,7 +235,8 @@ def _kind_of(public_key: Path) -> tuple[str, int | None]:
 
 def _rotate_here(book: _Book, old: _OldPair) -> None:
     book.look(old.client_id)
-    paths = old.next_paths()
+    with refusing_wrong_values():
+        paths = old.next_paths()
     secret = new_passphrase() if old.is_secret else None
     key = make_key(old.type, old.size)
     save_key_pair(key, paths.private.parent, paths.private.name.removesuffix("_key.pem"), secret)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 __all__ = [
     "ADMIN_TOKEN_VARIABLE",
+    "KEY_PENDING",
     "REGISTRATION_PATH",
     "ROTATION_PATH",
     "STATUS_PATH",
@@ -23,6 +24,8 @@ ADMIN_TOKEN_VARIABLE = "WSCLIENT_ADMIN_TOKEN"
 REGISTRATION_PATH = "/api/auth/register"
 ROTATION_PATH = "/api/auth/rotate"
 STATUS_PATH = "/api/status"
+KEY_PENDING = "key_pending"
+"""The code of a refusal to rotate a client's key once more, before the last new one has logged in."""
 
 _MIN_CHARS, _MAX_CHARS = 16, 512
 _HOW = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"

@@ -228,6 +228,8 @@ class Snapshot:
             clients[client.id], places[client.id] = client, place
             if client.fault is not None:
                 problems.append(f"client {client.name!r} (entry {place + 1}) cannot log in: {client.fault}")
+            if client.pending_key is not None and (fault := _judge_key(client.pending_key).fault) is not None:
+                problems.append(f"client {client.name!r} (entry {place + 1}) cannot log in with its new key: {fault}")
             problems += [f"client {client.name!r} (entry {place + 1}): {problem}" for problem in client.quota.problems]
         return cls(content.stamp, content.entries, clients, places, tuple(problems))
 

@@ -23,9 +23,16 @@ from ..core.json_values import decode_values
 from ..core.wire_errors import bounded
 from ..errors import ErrorCode, InvalidKeyError
 from ..version import __version__
-from .admin_token import AdminToken
+from .admin_token import KEY_PENDING, AdminToken
 from .guard import LoginGuard, blocked_message
-from .registry import ClientRegistry, DuplicateClientError, RegistryError, Revocation, UnknownClientError
+from .registry import (
+    ClientRegistry,
+    DuplicateClientError,
+    PendingKeyError,
+    RegistryError,
+    Revocation,
+    UnknownClientError,
+)
 
 __all__ = ["MAX_BODY", "AdminDesk", "answer_json"]
 
@@ -170,6 +177,8 @@ class AdminDesk:
         """Change the clients file, and return what the function does, or else what the administrator is told."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+        except PendingKeyError as error:
+            return _error(409, error.message, KEY_PENDING)
         except DuplicateClientError as error:
             return _error(409, error.message, _INVALID)
         except UnknownClientError as error:

@@ -2,7 +2,7 @@
 
 The file has the original's format (protocol.md section 6), and what we do not know in it stays as it is. Needs no
 aiohttp: the offline commands use it too. Everything here is synchronous; what waits for the disk or for another
-process (`register`, `replace`, `revoke`, `flush_logins` and the first question) belongs into a thread.
+process (`register`, `replace`, `rotate`, `revoke`, `flush_logins` and the first question) belongs into a thread.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .clients_file import RegistryError, Stamp
 __all__ = [
     "ClientRegistry",
     "DuplicateClientError",
+    "PendingKeyError",
     "RegisteredClient",
     "RegistryError",
     "Revocation",
@@ -51,6 +52,10 @@ class DuplicateClientError(RegistryError):
     def __init__(self, message: str, existing: RegisteredClient) -> None:
         super().__init__(message)
         self.existing = existing
+
+
+class PendingKeyError(DuplicateClientError):
+    """The client has a new key already, which has not logged in yet."""
 
 
 class UnknownClientError(RegistryError):
@@ -229,8 +234,9 @@ class ClientRegistry:
             The client as it is now.
 
         Raises:
-            DuplicateClientError: a client has this key already, or this one has a new key that has not logged in yet.
+            DuplicateClientError: a client has this key already.
             InvalidKeyError: the key is none that we accept.
+            PendingKeyError: the client has a new key that has not logged in yet.
             RegistryError: the file cannot be read, locked or written.
             UnknownClientError: there is no such client.
         """
@@ -244,7 +250,7 @@ class ClientRegistry:
                     raise DuplicateClientError(f"{message}; make another one", other)
             if client.pending_key is not None and not replace_pending:
                 message = f"client {client.name!r} (id {client.id}) has a new key already, which has not logged in yet"
-                raise DuplicateClientError(message, client)
+                raise PendingKeyError(message, client)
             entries = now.entries.copy()
             entries[now.places[client.id]] = now.entry(client.id) | {"pendingKey": pem}
             self._write(entries)
