@@ -22,6 +22,7 @@ from ..keys import load_public_key, public_pem
 from . import clients_file
 from .clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time, new_client
 from .clients_file import RegistryError, Stamp
+from .registry_errors import DuplicateClientError, PendingKeyError, UnknownClientError
 
 __all__ = [
     "ClientRegistry",
@@ -31,6 +32,7 @@ __all__ = [
     "RegistryError",
     "Revocation",
     "UnknownClientError",
+    "outdated",
 ]
 
 FLUSH_INTERVAL = 60.0
@@ -39,27 +41,6 @@ _FLUSH_WAIT = 0.25
 
 # The state of a file that cannot even be looked at.
 _UNSEEN: Stamp = (-1, -1, -1)
-
-
-class DuplicateClientError(RegistryError):
-    """A registered client has this name or this key already.
-
-    Args:
-        message: which one, and what to do.
-        existing: that client.
-    """
-
-    def __init__(self, message: str, existing: RegisteredClient) -> None:
-        super().__init__(message)
-        self.existing = existing
-
-
-class PendingKeyError(DuplicateClientError):
-    """The client has a new key already, which has not logged in yet."""
-
-
-class UnknownClientError(RegistryError):
-    """No registered client has this id or name."""
 
 
 @attrs.frozen(slots=True)
@@ -328,35 +309,45 @@ class ClientRegistry:
             if not self._logins or (too_soon and not force):
                 return False
             logins, self._logins = self._logins, {}
-            proven = {client_id: key for client_id, key in self._proven.items() if client_id in logins}
+            proven = self._proven.copy()
             # Also when it fails below: a full disk is not tried again every second.
             self._flushed_at = now
         try:
             timeout = self._lock_timeout if force else min(_FLUSH_WAIT, self._lock_timeout)
-            return self._write_logins(logins, proven, timeout)
+            if proven:
+                self._write_rotations(proven, timeout)
+            return self._write_logins(logins, timeout)
         except RegistryError:
             with self._memory:
                 self._logins = logins | self._logins
             raise
 
-    def _write_logins(self, logins: dict[str, tuple[str, float]], proven: dict[str, str], timeout: float) -> bool:
+    def _write_rotations(self, proven: dict[str, str], timeout: float) -> None:
+        """Have new keys take the place of the old ones, as far as they are still the new ones."""
+        with self._exclusive(timeout) as current:
+            entries = current.entries.copy()
+            for client_id, key in proven.items():
+                client = current.clients.get(client_id)
+                if client is not None and client.pending_key == key:
+                    entry = current.entry(client_id) | {"publicKey": key}
+                    del entry["pendingKey"]
+                    entries[current.places[client_id]] = entry
+            self._write(entries)
+        with self._memory:
+            # What has logged in since is left for the next time.
+            self._proven = {id: key for id, key in self._proven.items() if proven.get(id) != key}
+
+    def _write_logins(self, logins: dict[str, tuple[str, float]], timeout: float) -> bool:
         with self._exclusive(timeout) as current:
             known = [client_id for client_id in logins if client_id in current.clients]
             entries = current.entries.copy()
             for client_id in known:
                 ip, when = logins[client_id]
-                entry = current.entry(client_id) | {"lastConnected": iso_time(when), "lastIP": ip}
-                if client_id in proven and proven[client_id] == entry.get("pendingKey"):
-                    entry["publicKey"] = entry.pop("pendingKey")
-                entries[current.places[client_id]] = entry
+                news = {"lastConnected": iso_time(when), "lastIP": ip}
+                entries[current.places[client_id]] = current.entry(client_id) | news
             if known:
                 self._write(entries)
-        with self._memory:
-            for client_id, key in proven.items():
-                # Another new key may have logged in since.
-                if self._proven.get(client_id) == key:
-                    del self._proven[client_id]
-        return bool(known)
+            return bool(known)
 
     def _current(self) -> Snapshot:
         # A snapshot is never changed, only replaced: reading the reference needs no lock.
@@ -371,8 +362,7 @@ class ClientRegistry:
         snapshot = Snapshot.of(content, self._default_algorithm)
         before = self._snapshot
         if before is not None and before.stamp != snapshot.stamp:
-            now = snapshot.clients
-            self._outdated |= {id for id, client in before.clients.items() if not client.outlives(now.get(id))}
+            self._outdated |= outdated(before, snapshot)
         self._snapshot, self._broken = snapshot, None
         return snapshot
 
@@ -430,6 +420,11 @@ class ClientRegistry:
         except OSError as exc:
             raise RegistryError(f"{path} cannot be written: {exc.strerror or exc}; nobody was revoked") from exc
         return path
+
+
+def outdated(before: Snapshot, now: Snapshot) -> set[str]:
+    """Return the ids of clients whose connections rest on what is no longer so."""
+    return {id for id, client in before.clients.items() if not client.outlives(now.clients.get(id))}
 
 
 def _known(now: Snapshot, id_or_name: str) -> RegisteredClient:
