@@ -687,6 +687,38 @@ def test_an_end_that_ctrl_c_took_away_is_there_for_the_next_reader(source: Sourc
     assert source.feed.next_batch(timeout=0) is None
 
 
+def test_aread_gives_text_that_comes_while_it_waits(source: Source) -> None:
+    async def read() -> list[str | None]:
+        generation = source.generation()
+        waiting = asyncio.ensure_future(generation.aread(10))
+        await asyncio.sleep(0)
+        source.push("late")
+        text = await waiting
+        source.finish()
+        return [text, await generation.aread()]
+
+    assert asyncio.run(read()) == ["late", None]
+
+
+def test_aread_gives_an_empty_text_when_none_came_in_time(source: Source) -> None:
+    generation = source.generation()
+    assert asyncio.run(generation.aread(0.01)) == ""
+    assert source.feed._wakers == ()
+
+
+def test_a_cancelled_aread_leaves_the_generation_running(source: Source) -> None:
+    generation = source.generation()
+
+    async def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(generation.aread(), 0.01)
+
+    asyncio.run(give_up())
+    assert source.abandoned == []
+    source.push("on")
+    assert generation.read() == "on"
+
+
 def test_next_batch_says_that_nothing_is_there(source: Source) -> None:
     with pytest.raises(queue.Empty):
         source.feed.next_batch(timeout=0)

@@ -18,6 +18,8 @@ from .feed import GenerationFeed, inherited_error, wait_for
 from .futures import Future
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .client import WSClient
 
 __all__ = ["Batch", "Generation", "Reply"]
@@ -109,39 +111,24 @@ class Generation:
         Raises:
             WSClientError: the generation failed; `text` has what came before.
         """
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        is_ready = asyncio.Event()
-
-        def wake() -> None:
-            # A loop that was closed meanwhile has nobody left to wake.
-            if not loop.is_closed():
-                try:
-                    loop.call_soon_threadsafe(is_ready.set)
-                except RuntimeError:
-                    if not loop.is_closed():
-                        raise
-
-        self._feed.add_waker(wake)
         try:
-            while True:
-                while self._tokens:
+            with self._waking() as is_ready:
+                while True:
+                    while self._tokens:
+                        try:
+                            token = self._tokens.popleft()
+                        except IndexError:
+                            # Another thread was faster.
+                            break
+                        yield token
+                    is_ready.clear()
                     try:
-                        token = self._tokens.popleft()
-                    except IndexError:
-                        # Another thread was faster.
-                        break
-                    yield token
-                is_ready.clear()
-                try:
-                    if not self._advance(timeout=0):
-                        break
-                except queue.Empty:
-                    await is_ready.wait()
+                        if not self._advance(timeout=0):
+                            break
+                    except queue.Empty:
+                        await is_ready.wait()
             self._raise_error()
         finally:
-            self._feed.remove_waker(wake)
             self._leave()
 
     def read(self, timeout: float | None = None) -> str | None:
@@ -182,6 +169,52 @@ class Generation:
             return "".join(pieces)
         self._raise_error()
         return None
+
+    async def aread(self, timeout: float | None = None) -> str | None:
+        """Read as `read()` does, in an event loop, without blocking it; a cancellation does not stop the generation.
+
+        Args:
+            timeout: seconds to wait for text at most.
+
+        Returns:
+            As `read()`.
+
+        Raises:
+            WSClientError, ValueError: as `read()`.
+        """
+        import asyncio
+
+        with self._waking() as is_ready:
+            if (text := self.read(0)) != "":
+                return text
+            try:
+                await asyncio.wait_for(is_ready.wait(), timeout)
+            except TimeoutError:
+                return ""
+            return self.read(0)
+
+    @contextlib.contextmanager
+    def _waking(self) -> Iterator[asyncio.Event]:
+        """Have an event of the running loop set by the reader thread whenever there is something to read."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        is_ready = asyncio.Event()
+
+        def wake() -> None:
+            # A loop that was closed meanwhile has nobody left to wake.
+            if not loop.is_closed():
+                try:
+                    loop.call_soon_threadsafe(is_ready.set)
+                except RuntimeError:
+                    if not loop.is_closed():
+                        raise
+
+        self._feed.add_waker(wake)
+        try:
+            yield is_ready
+        finally:
+            self._feed.remove_waker(wake)
 
     def _advance(self, timeout: float | None = None) -> bool:
         batch = self._feed.next_batch(timeout)
