@@ -291,8 +291,12 @@ class Line:
     def plan_wake_up(self) -> float:
         """Return the seconds until something is due, and note when that is. Watchdog thread."""
         with self._lock:
-            self.watchdog.wakes_at = self._session.next_due()
-            return self.watchdog.wakes_at - time.monotonic()
+            now, planned = time.monotonic(), self.watchdog.wakes_at
+            # A plan that a request brought forward is kept though it may have its answer by now: the next one would
+            # bring it forward again, and doubled the cost of each (measured, with deadlines nearer than the ping).
+            due = self._session.next_due()
+            self.watchdog.wakes_at = min(due, planned) if planned > now else due
+            return self.watchdog.wakes_at - now
 
     def tick(self, now: float) -> None:
         """Do what is due. Watchdog thread."""

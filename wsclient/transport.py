@@ -260,7 +260,8 @@ class Transport:
         """Write once, as much as the socket takes; append how much that was, or return `False`."""
         if self._is_aborted:
             raise BrokenPipeError("the connection was ended")
-        chunk = data[: _TLS_CHUNK if self._is_tls else _PLAIN_CHUNK]
+        size = _TLS_CHUNK if self._is_tls else _PLAIN_CHUNK
+        chunk = data[:size] if len(data) > size else data
         try:
             with self._io_lock:
                 # One step for Ctrl-C: either nothing was sent, or its size is in the list. Bytes that are out and not
