@@ -1,8 +1,8 @@
 """What one gateway process can carry, by the CPU time it takes: python -m tests.bench.capacity [--rounds N]
 
 A login (with an RSA and with an EC key), a token to one client and to 200 at once, and a ping each take the gateway
-some CPU time, and an idle client some memory. One process uses one core, so one second divided by them is what it can do in
-a second, whatever the readers on the same machine are able to take.
+some CPU time, and an idle client some memory. One process uses one core, so one second divided by them is what it can
+do in a second, whatever the readers on the same machine are able to take.
 """
 
 from __future__ import annotations
