@@ -1,7 +1,7 @@
 """Transcripts under test: what a user sees of a command, compared with files in `tests/cli/transcripts/`.
 
 The same commands run at a terminal of 80 columns, at one of 120, and in a pipe (the fixture `transcript`). What differs
-from run to run (ids, times, fingerprints, ports: `<nnn>`) is replaced by a placeholder of the same length, so that
+from run to run (ids, times, fingerprints, ports) is replaced by a placeholder of the same length, so that
 columns and line breaks are those of the screen. After a change that is meant, make the files anew and read the diff:
 
     WSCLIENT_UPDATE_TRANSCRIPTS=1 python -m pytest tests/cli -k transcript
@@ -36,7 +36,7 @@ _VARYING = {
     "fingerprint": r"\b[0-9a-f]{4}(?::[0-9a-f]{4}){7}\b",
     "time": r"(?<!\d)\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d[.-]\d{3}Z",
     "id": r"\b[0-9a-f]{32}(?![0-9a-f])",
-    "nnn": r"(?<=127\.0\.0\.1:)\d{5}\b",
+    "port": r"(?<=127\.0\.0\.1:)\d{5}\b",
     "version!": rf"\b{re.escape(wsclient.__version__)}\b",
 }
 
