@@ -21,7 +21,7 @@ import pytest
 from wsclient.core.auth import Key
 from wsclient.gateway.backends import BackendError
 from wsclient.gateway.registry import ClientRegistry
-from wsclient.gateway.server import Gateway, GatewayError, make_backend, run_gateway
+from wsclient.gateway.server import Gateway, GatewayError, make_backends, run_gateway
 from wsclient.gateway.settings import GatewaySettings
 from wsclient.gateway.thread import GatewayThread
 from wsclient.keys import public_pem
@@ -106,8 +106,8 @@ def test_a_model_server_that_does_not_answer_is_a_warning_and_an_error_of_each_r
 
 
 def test_the_settings_name_the_backend() -> None:
-    assert make_backend(GatewaySettings(backend="builtin")).name == "builtin"
-    assert make_backend(GatewaySettings(ollama_url="http://h:1/api")).url == "http://h:1"  # type: ignore[attr-defined]
+    assert make_backends(GatewaySettings(backend="builtin"))[0].name == "builtin"
+    assert make_backends(GatewaySettings(ollama_url="http://h:1/api"))[0].url == "http://h:1"  # type: ignore[attr-defined]
 
 
 # --- noticing and counting ----------------------------------------------------------------------------------------

@@ -133,16 +133,20 @@ class FakeOllama:
         for _ in range(count):
             self._loop.call_soon_threadsafe(self._permits.release)
 
-    def wait_for_request(self, count: int = 1, timeout: float = 10.0) -> RecordedRequest:
-        """Wait until there were `count` requests, and return the last of these.
+    def wait_for_request(self, count: int = 1, timeout: float = 10.0, path: str | None = None) -> RecordedRequest:
+        """Wait until there were `count` requests, only for a path if one is given, and return the last of these.
 
         Raises:
             TimeoutError: there were fewer.
         """
+
+        def wanted() -> list[RecordedRequest]:
+            return [request for request in self.requests if path in (None, request.path)]
+
         with self._arrived:
-            if not self._arrived.wait_for(lambda: len(self.requests) >= count, timeout):
-                raise TimeoutError(f"there were {len(self.requests)} of {count} requests after {timeout} s")
-        return self.requests[count - 1]
+            if not self._arrived.wait_for(lambda: len(wanted()) >= count, timeout):
+                raise TimeoutError(f"there were {len(wanted())} of {count} requests after {timeout} s")
+        return wanted()[count - 1]
 
     def choose(self, model: str, prompt: str) -> Answer:
         """Return the answer to a prompt."""

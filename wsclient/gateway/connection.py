@@ -225,7 +225,10 @@ class Connection:
         try:
             models = await self._backend.list_models()
         except BackendError as error:
-            self._send(ErrorMessage(id=id, error=f"Failed to list models: {error.message}", code=error.code))
+            message = ErrorMessage(id=id, error=f"Failed to list models: {error.message}", code=error.code)
+            if error.retry_after is not None:
+                message = attrs.evolve(message, retry_after=error.retry_after)
+            self._send(message)
         except Exception as error:
             _log.error("the backend failed to list models with %s", type(error).__name__)
             text = "Failed to list models: internal error"

@@ -13,7 +13,7 @@ import attrs
 
 from ...errors import ErrorCode
 
-__all__ = ["Backend", "BackendError", "Final", "GenerateRequest", "Piece"]
+__all__ = ["Backend", "BackendError", "Final", "GenerateRequest", "Piece", "SilentError", "UnreachableError"]
 
 
 @attrs.frozen(slots=True)
@@ -73,6 +73,14 @@ class BackendError(Exception):
         self.message = message
         self.code = code
         self.retry_after = retry_after
+
+
+class UnreachableError(BackendError):
+    """No connection to the model server can be had: nothing was sent."""
+
+
+class SilentError(BackendError):
+    """The model server has the request and did not answer in time."""
 
 
 class Backend(Protocol):
