@@ -12,6 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from .backends import BackendError, Final, GenerateRequest, Piece
+from .backends.allowed import unknown_model
 from .fair_queue import Entry, FairQueue
 from .pooled_server import PooledServer
 from .server_pool import ServerPool, busy
@@ -85,6 +86,8 @@ class QueueingBackend:
             while True:
                 async with self.pool.place(line, tried) as server:
                     tried.add(server)
+                    if not request.is_allowed():
+                        raise unknown_model(self.name, request.model)
                     is_begun = False
                     try:
                         async with aclosing(server.backend.generate(self.pool.adapt(request))) as lists:
