@@ -73,6 +73,7 @@ _LIMITS: dict[str, tuple[str, str]] = {
     "max_messages_before_login": ("Messages before the login.", ""),
     "max_sockets_before_login_per_address": ("Connections of one address before the login.", ""),
     "max_open_requests": ("Requests of one client at the same time.", ""),
+    "max_open_bytes": ("Bytes of the requests of one client at the same time.", ""),
     "max_open_generations": ("Generations of one client at the same time; the clients file can say otherwise.", ""),
     "requests_per_minute": ("Generations and lists of models of one client; the clients file can say otherwise.", ""),
     "max_prompt_size": ("Bytes of a prompt; the clients file can say otherwise.", ""),

@@ -197,6 +197,8 @@ class GatewaySettings:
         max_messages_before_login: that a connection may send until it has logged in.
         max_sockets_before_login_per_address: connections of one address that have not logged in.
         max_open_requests: of one connection, running at the same time.
+        max_open_bytes: that the running requests of one client have together, over all its connections; one alone may
+            have more.
         max_open_generations: of one client over all its connections; `None`, as for the next two, for no limit. These
             and `max_message_size` are defaults: the clients file can say otherwise of each client.
         requests_per_minute: of one client over all its connections; generations and lists of models count.
@@ -247,6 +249,7 @@ class GatewaySettings:
         default=256, validator=_whole(1, 1_000_000, "a whole number")
     )
     max_open_requests: int = attrs.field(default=1024, validator=_whole(1, 1_000_000, _NUMBER))
+    max_open_bytes: int = attrs.field(default=64 << 20, validator=_whole(8192, 1 << 40, _BYTES))
     max_open_generations: int | None = attrs.field(default=None, validator=_optional(_whole(0, 1_000_000, _NUMBER)))
     requests_per_minute: int | None = attrs.field(default=None, validator=_optional(_whole(0, 100_000, _NUMBER)))
     max_prompt_size: int | None = attrs.field(default=None, validator=_optional(_whole(1, 1 << 30, _BYTES)))
