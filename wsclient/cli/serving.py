@@ -66,7 +66,7 @@ _LIMITS: dict[str, tuple[str, str]] = {
     ),
     "max_waiting": ("Generations that may wait for one model; beyond that it is busy.", ""),
     "max_wait": ("Seconds that a generation may wait for its turn.", ""),
-    "write_timeout": ("Seconds that a client may read nothing.", ""),
+    "write_timeout": ("Seconds that a client may read hardly anything.", ""),
     "close_timeout": ("Seconds that a client has to answer a close.", ""),
     "max_message_size": ("Bytes of one message; the clients file can say otherwise.", ""),
     "max_message_size_before_login": ("Bytes of one message before the login.", ""),

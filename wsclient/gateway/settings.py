@@ -204,7 +204,7 @@ class GatewaySettings:
         requests_per_minute: of one client over all its connections; generations and lists of models count.
         max_prompt_size: of the prompt and the system prompt together.
         max_unsent_bytes: that wait for a client to read them before it is cut off.
-        write_timeout: how long a client may read nothing while something waits for it.
+        write_timeout: how long a client may read less than 1 KiB a second while much waits for it.
         close_timeout: how long the other side of a closing handshake is waited for.
         first_token_timeout: how long the model server may take for its first token; a cold model loads in this time.
         token_timeout: how long it may be silent after that.
