@@ -141,12 +141,12 @@ class Connection:
             size = len(text)
             task = self._take(value, is_crowded=len(self._tasks) >= settings.max_open_requests, size=size)
             if task is not None and self.client_id is not None:
-                self._services.accounts.hold(self.client_id, size)
+                self._services.accounts.hold_bytes(self.client_id, size)
                 task.add_done_callback(partial(self._let_go_of_bytes, size))
 
     def _let_go_of_bytes(self, size: int, _: object) -> None:
         assert self.client_id is not None
-        self._services.accounts.let_go(self.client_id, size)
+        self._services.accounts.let_go_of_bytes(self.client_id, size)
 
     def _take(self, value: Any, *, is_crowded: bool = False, size: int = 0) -> asyncio.Task[None] | None:
         """Do what a message asks for; return the task that is still at it, if there is one."""
@@ -235,10 +235,9 @@ class Connection:
         try:
             models = await self._backend.list_models()
         except BackendError as error:
-            message = ErrorMessage(id=id, error=f"Failed to list models: {error.message}", code=error.code)
-            if error.retry_after is not None:
-                message = attrs.evolve(message, retry_after=error.retry_after)
-            self._send(message)
+            text, later = f"Failed to list models: {error.message}", error.retry_after
+            message = ErrorMessage(id=id, error=text, code=error.code)
+            self._send(message if later is None else attrs.evolve(message, retry_after=later))
         except Exception as error:
             _log.error("the backend failed to list models with %s", type(error).__name__)
             text = "Failed to list models: internal error"

@@ -202,11 +202,11 @@ class Accounts:
         held = self.open_bytes[client_id]
         return not size or not held or held + size <= self._settings.max_open_bytes
 
-    def hold(self, client_id: str, size: int) -> None:
+    def hold_bytes(self, client_id: str, size: int) -> None:
         """Take note that a request of a client, so many bytes of JSON, is open."""
         self.open_bytes[client_id] += size
 
-    def let_go(self, client_id: str, size: int) -> None:
+    def let_go_of_bytes(self, client_id: str, size: int) -> None:
         """Take note that it no longer is."""
         self.open_bytes[client_id] -= size
         if self.open_bytes[client_id] <= 0:
