@@ -345,6 +345,7 @@ class Conversation:
             fields=fields,
             client_id=self.client_id,
             id=message.id,
+            is_allowed=lambda: self.limits.allows_model(model),
         )
         refusal = self._refuse_generation(request, limits, message.id)
         if refusal is not None:

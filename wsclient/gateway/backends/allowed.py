@@ -6,8 +6,6 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-import attrs
-
 from ...core.wire_errors import bounded
 from ...errors import ErrorCode
 from . import Backend, BackendError, Final, GenerateRequest, Piece
@@ -42,9 +40,8 @@ class AllowedModels:
         return [model for model in models if self._allows(model.get("name", model.get("model")))]
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Piece | Final], None]:
-        """Stream a generation; see `Backend`. What is allowed may change while it waits, so it is asked again."""
+        """Stream a generation; see `Backend`. When its turn comes `GenerateRequest.is_allowed` is asked again."""
         if self._allows(request.model):
-            request = attrs.evolve(request, is_allowed=lambda: self._allows(request.model))
             return self._backend.generate(request)
         return _refuse(self.name, request.model)
 
