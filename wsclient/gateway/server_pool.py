@@ -203,7 +203,8 @@ class ServerPool:
             return error
         if isinstance(error, UnreachableError):
             self._note_health(server, is_up=False, why=error.message)
-        elif error.code is not ErrorCode.MODEL_NOT_FOUND:
+        if error.code is not ErrorCode.MODEL_NOT_FOUND:
+            # Its next look may be ten seconds away.
             server.doubt.set()
         if is_begun or isinstance(error, SilentError):
             return error
