@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -48,10 +47,10 @@ def kind(request: pytest.FixtureRequest) -> type[FakeOllama]:
 @pytest.fixture
 def servers(kind: type[FakeOllama]) -> Iterator[list[FakeOllama]]:
     """Two model servers that do as they are told; what a test kills it takes out of the list."""
-    with ExitStack() as stack:
-        running = [kind().__enter__(), kind().__enter__()]
-        stack.callback(lambda: [server.__exit__(None, None, None) for server in running])
-        yield running
+    running = [kind().__enter__(), kind().__enter__()]
+    yield running
+    while running:
+        kill(running, 0)
 
 
 @pytest.fixture
@@ -82,6 +81,11 @@ def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_pool, "_CHECK_EVERY", 0.05)
     monkeypatch.setattr(server_pool, "_PROBE_EVERY", 0.05)
     monkeypatch.setattr(server_pool, "_LAST_RESORT_AGE", 0.05)
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait longer than any of this takes, on a machine that has much else to do."""
+    wait_until(condition, timeout=20)
 
 
 def kill(servers: list[FakeOllama], number: int) -> Callable[[], None]:
@@ -118,7 +122,7 @@ def hold(client: WSClient, servers: Sequence[FakeOllama], count: int) -> list[Ge
     held = []
     for _ in range(count):
         generation = client.stream("hold", MODEL)
-        wait_until(lambda generation=generation: generation.text)
+        eventually(lambda generation=generation: generation.text)
         held.append(generation)
     return held
 
@@ -139,7 +143,7 @@ def test_the_least_busy_server_gets_the_next_generation(
     assert counts(servers) == [2, 2]
 
     servers[1].release(2)
-    wait_until(lambda: pooled(gateway, 1).total_running == 0)
+    eventually(lambda: pooled(gateway, 1).total_running == 0)
     held += hold(client, servers, 2)
 
     assert counts(servers) == [2, 4]
@@ -176,12 +180,12 @@ def test_max_running_counts_for_each_server(
 ) -> None:
     held = hold(client, servers, 2)
     third = client.stream("hold", MODEL)
-    wait_until(lambda: gateway.gateway.backend.waiting == 1)
+    eventually(lambda: gateway.gateway.backend.waiting == 1)
     assert counts(servers) == [1, 1]
 
     servers[1].release()
 
-    wait_until(lambda: third.text)
+    eventually(lambda: third.text)
     assert counts(servers) == [1, 2]
     assert held[1].result(10).text == " t000 t001"
     assert not held[0].is_done
@@ -200,7 +204,7 @@ def test_listings_are_merged_with_each_name_once_as_the_first_server_has_it(
             models = [(model.name, model.size) for model in client.list_models()]
             assert models == [("b:1b", 1), ("a:1b", 2), ("c:1b", 3)]
         second.models = [FakeModel(name="d:1b", size=5)]
-        wait_until(lambda: [model.name for model in client.list_models()] == ["b:1b", "a:1b", "d:1b"])
+        eventually(lambda: [model.name for model in client.list_models()] == ["b:1b", "a:1b", "d:1b"])
 
 
 def test_default_is_the_same_model_at_every_server_of_openais_api(
@@ -256,7 +260,7 @@ def test_another_server_takes_over_from_one_that_died_and_no_further_generation_
     assert client.complete("hi", MODEL).text == TEXT
     assert pooled(gateway, 0).failovers == 1
     # It was looked at again at once, and is not waited for.
-    wait_until(lambda: pooled(gateway, 0).watch.failure)
+    eventually(lambda: pooled(gateway, 0).watch.failure)
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(said) == 1
     assert said[0].startswith(
@@ -306,7 +310,7 @@ def test_a_generation_that_lost_its_server_waits_for_a_place_at_the_other(
     servers[1].script(prompt="hi", status=500)
     unlucky = client.stream("hi", MODEL)
     assert servers[1].wait_for_request(1, path=generations(servers[0])[0].path).finished.wait(10)
-    wait_until(lambda: pooled(gateway, 1).total_running == 0)
+    eventually(lambda: pooled(gateway, 1).total_running == 0)
     assert counts(servers) == [1, 1]
 
     servers[0].release()
@@ -314,7 +318,7 @@ def test_a_generation_that_lost_its_server_waits_for_a_place_at_the_other(
     assert held[0].result(10).text == " t000 t001"
     assert unlucky.result(10).text == TEXT
     assert counts(servers) == [2, 1]
-    wait_until(lambda: pooled(gateway, 0).total_running == 0)
+    eventually(lambda: pooled(gateway, 0).total_running == 0)
 
 
 def test_a_stop_stops_at_the_right_server(client: WSClient, servers: list[FakeOllama]) -> None:
@@ -342,7 +346,7 @@ def test_a_dead_server_is_left_out_and_shown_until_it_is_back(
     assert ask(operator, "/readyz").json == {"ready": True, "reasons": [], "modelServers": states}
     with caplog.at_level(logging.INFO, "wsclient.gateway"):
         restart = kill(servers, 1)
-        wait_until(lambda: not pooled(gateway, 1).is_up)
+        eventually(lambda: not pooled(gateway, 1).is_up)
 
         for _ in range(3):
             assert client.complete("hi", MODEL).text == TEXT
@@ -359,7 +363,7 @@ def test_a_dead_server_is_left_out_and_shown_until_it_is_back(
         assert f'wsclient_gateway_model_server_up{{server="{url}"}} 0.0' in figures
 
         restart()
-        wait_until(lambda: pooled(gateway, 1).is_up)
+        eventually(lambda: pooled(gateway, 1).is_up)
 
     for _ in range(2):
         assert client.complete("hi", MODEL).text == TEXT
@@ -377,10 +381,10 @@ def test_who_waits_has_a_turn_when_a_server_comes_back(
     client: WSClient, servers: list[FakeOllama], gateway: GatewayThread
 ) -> None:
     restart = kill(servers, 1)
-    wait_until(lambda: not pooled(gateway, 1).is_up)
+    eventually(lambda: not pooled(gateway, 1).is_up)
     (held,) = hold(client, servers, 1)
     waiting = client.stream("hi", MODEL)
-    wait_until(lambda: gateway.gateway.backend.waiting == 1)
+    eventually(lambda: gateway.gateway.backend.waiting == 1)
 
     restart()
 
@@ -412,5 +416,5 @@ def test_all_down_is_one_clear_error_until_the_first_request_after_one_is_back(
         except ServerBusyError:
             return False
 
-    wait_until(answers, timeout=10)
+    eventually(answers)
     assert client.stats().connects == 1

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -168,7 +169,8 @@ class FakeOllama:
         runner = web.ServerRunner(server, shutdown_timeout=0.1)
         try:
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", self._port).start()
+            listening = socket.create_server(("127.0.0.1", self._port))
+            await web.SockSite(runner, listening).start()
             host, port = runner.addresses[0][:2]
             self.url = f"http://{host}:{port}"
         except BaseException as error:
@@ -178,6 +180,10 @@ class FakeOllama:
         finally:
             self._is_started.set()
         await self._stop.wait()
+        # A connection accepted in the very step before asyncio's server is closed would never be (CPython gh-109564).
+        self._loop.remove_reader(listening)
+        for _ in range(3):
+            await asyncio.sleep(0)
         await runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
