@@ -186,13 +186,13 @@ def test_stop_stops_the_generation_on_the_server_and_keeps_the_text(key: str, pa
 
 def test_enter_sends_shift_and_enter_does_not_and_nothing_is_never_sent(page: Page, gateway: Gateway) -> None:
     page.tab.type("#prompt", Keys.ENTER, "  ", Keys.ENTER)
-    page.tab.type("#prompt", "one", Keys.SHIFT + Keys.ENTER + Keys.NULL, "two")
+    page.tab.type("#prompt", "<i>one</i>", Keys.SHIFT + Keys.ENTER + Keys.NULL, "two")
     page.look("typing")
     assert gateway.requests == []
     page.tab.type("#prompt", Keys.ENTER)
     page.tab.wait_for(ANSWER, "tokens")
-    assert [request.prompt for request in gateway.requests] == ["one\ntwo"]
-    assert page.tab.text(".mine") == "one\ntwo"
+    assert [request.prompt for request in gateway.requests] == ["<i>one</i>\ntwo"]
+    assert page.tab.text(".mine") == "<i>one</i>\ntwo"
 
 
 def test_a_gateway_that_is_down_is_said_and_comes_back_by_itself(page: Page, gateway: Gateway) -> None:

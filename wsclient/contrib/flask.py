@@ -251,6 +251,4 @@ def check() -> None:
         models = ", ".join(model.name for model in client.list_models()) or "none"
     except WSClientError as error:
         raise click.ClickException(describe(error)) from None
-    finally:
-        client.close()
     click.echo(f"{', '.join(client._options.server_urls)} knows this client; its models: {models}")
