@@ -1,6 +1,6 @@
 """The chat page of the Flask example in a real browser: what its user sees when all is well, and when it is not.
 
-Each state is looked at on a screen and on a phone; `--basetemp=FOLDER` keeps the pictures. Takes 15 s.
+Each state is looked at on a screen and on a phone; `--basetemp=FOLDER` keeps the pictures. Takes 20 s.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Model:
 
     def __call__(self, request: Request) -> Iterator[str]:
         if request.prompt == "busy":
-            raise ServerBusyError("12 generations wait for this model", retry_after=2.0)
+            raise ServerBusyError("12 generations wait for this model", retry_after=3.0)
         if request.prompt == "think":
             yield Thinking("A haiku has three lines.")
         words = HAIKU.split(" ")

@@ -161,7 +161,7 @@ class _Client:
 
     def _first(self) -> WSClient:
         # Without a lock: one that was made before gunicorn's gevent worker patches would block all its greenlets.
-        # Of two threads that are here at the same time the second throws its own away, which never connected.
+        # Of two threads that are here at the same time the second throws its own away.
         made = self._make()
         client = self._made.setdefault(_NAME, made)
         if client is not made:
