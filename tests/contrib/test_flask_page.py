@@ -184,6 +184,13 @@ def test_stop_stops_the_generation_on_the_server_and_keeps_the_text(key: str, pa
     assert HAIKU in page.tab.wait_for(ANSWER, "tokens")
 
 
+def test_leaving_the_page_stops_the_generation_on_the_server(page: Page, gateway: Gateway) -> None:
+    page.ask("wait")
+    page.tab.wait_for(ANSWER, "the gutter")
+    page.tab.open("about:blank")
+    wait_until(lambda: gateway.requests[-1].outcome == "stopped")
+
+
 def test_enter_sends_shift_and_enter_does_not_and_nothing_is_never_sent(page: Page, gateway: Gateway) -> None:
     page.tab.type("#prompt", Keys.ENTER, "  ", Keys.ENTER)
     page.tab.type("#prompt", "<i>one</i>", Keys.SHIFT + Keys.ENTER + Keys.NULL, "two")
