@@ -202,9 +202,11 @@ def test_enter_sends_shift_and_enter_does_not_and_nothing_is_never_sent(page: Pa
     assert page.tab.text(".mine") == "<i>one</i>\ntwo"
 
 
-def test_a_gateway_that_is_down_is_said_and_comes_back_by_itself(page: Page, gateway: Gateway) -> None:
+def test_a_gateway_that_is_down_is_said_and_comes_back_by_itself(page: Page, gateway: Gateway, served: Served) -> None:
     page.tab.wait_for("#state", "Ready")
     gateway.stop()
+    # Until the server of the page knows, what it sends is lost, which is said differently.
+    wait_until(lambda: served.get("/models").get("error", {}).get("code") == "connection_failed")
     page.ask("Hello?")
     page.tab.wait_for(f"{ANSWER} .trouble", "The gateway cannot be reached")
     page.tab.wait_for("#state", "The gateway cannot be reached")
