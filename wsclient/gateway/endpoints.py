@@ -7,8 +7,8 @@ metrics port, on 127.0.0.1 unless told otherwise, is the operator's own network 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -19,6 +19,7 @@ from .status import Status
 
 if TYPE_CHECKING:
     from .metrics import Metrics
+    from .pooled_server import PooledServer
 
 __all__ = ["Endpoints"]
 
@@ -32,6 +33,7 @@ class Endpoints:
         desk: the administrator's; `None` when there is no admin token, and then its paths do not exist.
         metrics: the figures; `None` when nobody can ask for them.
         status: what the gateway is doing.
+        servers: the model servers, when there are several.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Endpoints:
         desk: AdminDesk | None,
         metrics: Metrics | None,
         status: Status,
+        servers: Sequence[PooledServer] = (),
     ) -> None:
         self._not_ready = not_ready
         self._is_stopping = is_stopping
         self._desk = desk
         self._metrics = metrics
         self._status = status
+        self._servers = servers
 
     async def answer(self, request: web.BaseRequest, address: str) -> web.Response:
         """Answer a request to the main port that asks for no WebSocket.
@@ -63,7 +67,7 @@ class Endpoints:
                 refusal = self._desk.refuse(request, address)
                 # Not `or`: a response of an older aiohttp is an empty mapping, and false.
                 return await self.answer_operator(request) if refusal is None else refusal
-        return await self._answer_health(request)
+        return await self._answer_health(request, is_operator=False)
 
     async def answer_operator(self, request: web.BaseRequest) -> web.Response:
         """Answer a request to the metrics port, or one with the admin token."""
@@ -71,15 +75,22 @@ class Endpoints:
             return await self._show_metrics()
         if _asks_for(request, STATUS_PATH):
             return answer_json(200, await self._status.describe())
-        return await self._answer_health(request)
+        return await self._answer_health(request, is_operator=True)
 
-    async def _answer_health(self, request: web.BaseRequest) -> web.Response:
+    async def _answer_health(self, request: web.BaseRequest, *, is_operator: bool) -> web.Response:
         if _asks_for(request, "/healthz"):
             return answer_json(200, {"status": "ok"})
         if _asks_for(request, "/readyz"):
             reasons = await self._not_ready()
-            return answer_json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
+            answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
+            if self._servers:
+                answer["modelServers"] = self._states(with_urls=is_operator)
+            return answer_json(503 if reasons else 200, answer)
         return answer_plain(request)
+
+    def _states(self, *, with_urls: bool) -> list[dict[str, Any]]:
+        """Return which model servers answer; where they are is not for strangers."""
+        return [({"url": server.url} if with_urls else {}) | {"answers": server.is_up} for server in self._servers]
 
     async def _show_metrics(self) -> web.Response:
         assert self._metrics is not None

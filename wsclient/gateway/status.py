@@ -66,7 +66,7 @@ class Status:
             "ready": not reasons,
             "reasons": reasons,
             "backend": {"name": self._services.backend.name, "defaultModel": settings.default_model or None},
-            "models": sorted(self._watch.models),
+            "models": sorted(self._watch.names),
             "connections": len(connections),
             "registered": len(self._registry.list()),
             "clients": self._clients(connections),
