@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import websocket
+from websocket._url import get_proxy_info
 
 from .core.frames import CLOSE, PING, PONG, TEXT
 from .core.wire_errors import bounded, reason_of
@@ -33,7 +34,7 @@ from .errors import (
 from .options import ClientOptions
 from .outbox import Outbox
 
-__all__ = ["CLOSE", "PING", "PONG", "TEXT", "Transport"]
+__all__ = ["CLOSE", "PING", "PONG", "TEXT", "Transport", "proxy_of"]
 
 _MIN_READ = 64 * 1024
 _MAX_READ = 1024 * 1024
@@ -122,6 +123,7 @@ class Transport:
         if response is not None and response.status != 101:
             raise ConnectionFailedError(
                 f"{options.server_url} answered HTTP {response.status} instead of 101; redirects are not followed",
+                description="Give the URL that it leads to as server_url",
                 retryable=False,
             ) from error
         if error is not None:
@@ -304,6 +306,20 @@ def _proxy_arguments(proxy: str | None, timeout: float) -> dict[str, Any]:
     return arguments
 
 
+def proxy_of(options: ClientOptions) -> str | None:
+    """Return the proxy, `host:port`, that a dial with these options goes through, `None` for none."""
+    arguments = _proxy_arguments(options.proxy, options.connect_timeout)
+    parts = urlsplit(options.server_url)
+    host, port, _ = get_proxy_info(
+        parts.hostname or "",
+        parts.scheme == "wss",
+        arguments.get("http_proxy_host"),
+        arguments.get("http_proxy_port", 0),
+        no_proxy=arguments.get("http_no_proxy"),
+    )
+    return f"{host}:{port or 80}" if host else None
+
+
 def _dial_error(error: Exception, options: ClientOptions) -> WSClientError:
     """Return what a failed dial means, in one of our errors."""
     url = options.server_url
@@ -338,6 +354,17 @@ def _status_error(error: Any, url: str) -> WSClientError:
     retryable = not 400 <= status < 500 or status in (408, 425, 429)
     return ConnectionFailedError(
         f"{url} answered HTTP {status} instead of 101",
+        description=_status_advice(status),
         retryable=retryable,
         retry_after=min(float(retry_after), _MAX_RETRY_AFTER) if _DIGITS.fullmatch(retry_after) else None,
     )
+
+
+def _status_advice(status: int) -> str:
+    if status in (401, 403, 407):
+        return "Something in front of the gateway wants a login of its own, or forbids this one; ask who runs it"
+    if status >= 500:
+        return "The gateway is stopping, or not running behind its proxy; try again, or see its log"
+    if status == 429:
+        return "Too many connections from this address; try again in a moment"
+    return "Something else than a gateway answers there; check the host, port and path of server_url"

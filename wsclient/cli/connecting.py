@@ -14,7 +14,7 @@ from ..options import ClientOptions
 from .client_config import read_client_id
 from .command import path
 
-__all__ = ["CONNECTION_SECTION", "connection_flags", "read_options"]
+__all__ = ["CONNECTION_SECTION", "add_connection_flags", "connection_flags", "example_config", "read_options"]
 
 
 # What a connection cannot do without: the option and its flag.
@@ -38,6 +38,13 @@ _FLAGS = (
 )
 
 
+def add_connection_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the flags that say how to connect, each as an argument."""
+    for flag in reversed(_FLAGS):
+        command = flag(command)
+    return command
+
+
 def connection_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the flags that say how to connect, and what they mean as its argument `connection`."""
 
@@ -48,10 +55,7 @@ def connection_flags(command: Callable[..., None]) -> Callable[..., None]:
         connection = read_options(config, server_url, client_id, key, allow_insecure)
         command(*args, connection=connection, **kwargs)
 
-    with_flags: Callable[..., None] = read_first
-    for flag in reversed(_FLAGS):
-        with_flags = flag(with_flags)
-    return with_flags
+    return add_connection_flags(read_first)
 
 
 def read_options(
@@ -72,7 +76,7 @@ def read_options(
         if name not in given and not any(os.environ.get(variable) for variable in _VARIABLES[name])
     ]
     if missing:
-        raise _wrong(f"how to connect? {', '.join(missing)} missing; {_advice()}")
+        raise _wrong(f"how to connect? {', '.join(missing)} missing; give --config={example_config()}")
     if allow_insecure:
         given["allow_insecure"] = True
     try:
@@ -95,10 +99,10 @@ def _read_config(config: Path, given: dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in (*_NEEDED, "signature_algorithm")}
 
 
-def _advice() -> str:
+def example_config() -> str:
+    """Return the configuration file that there is here, or else what one is called."""
     found = sorted(Path("keys").glob("*_config.json"))
-    example = found[0] if len(found) == 1 else "keys/NAME_config.json, which register-client writes"
-    return f"give --config={example}"
+    return str(found[0]) if len(found) == 1 else "keys/NAME_config.json, which register-client writes"
 
 
 def _wrong(text: str) -> click.UsageError:

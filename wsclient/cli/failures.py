@@ -9,7 +9,16 @@ import click
 
 from ..errors import ErrorCode, WSClientError
 
-__all__ = ["FAILED", "INTERRUPTED", "WRONG_USAGE", "Failure", "describe", "exit_code", "refusing_wrong_values"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "WRONG_USAGE",
+    "Failure",
+    "describe",
+    "exit_code",
+    "next_step",
+    "refusing_wrong_values",
+]
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -27,6 +36,15 @@ _NEXT_STEPS = {
     ErrorCode.INVALID_REQUEST: "Check the command's options",
     ErrorCode.GENERATION_INCOMPLETE: "Generate again for the whole text",
     ErrorCode.CONNECTION_LOST: "Run the command again",
+}
+
+# The library's words for what has another name at a command line.
+_OTHER_WORDS = {
+    "or pass an ssl_context that trusts its issuer": "or name its issuer's PEM file in SSL_CERT_FILE",
+    "(or set allow_readable_key=True)": "(or set WSCLIENT_ALLOW_READABLE_KEY=1)",
+    "Give its passphrase": "Give its passphrase in WSCLIENT_PASSPHRASE",
+    "Check the passphrase;": "Check the passphrase in WSCLIENT_PASSPHRASE;",
+    "server_url": "the server's URL",
 }
 
 
@@ -51,12 +69,20 @@ def describe(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error}; to see where, run: wsclient --debug ..."
 
 
-def _describe_client_error(error: WSClientError) -> str:
-    is_general = error.description == type(error)("").description
-    step = _NEXT_STEPS.get(error.code, error.description) if is_general else error.description
+def next_step(error: WSClientError) -> str:
+    """Return what somebody at a command line can do about an error of the library."""
     if error.retry_after is not None:
-        step = f"Try again in {error.retry_after:g} s"
-    return f"{error.message} [{error.code}]. {step}".rstrip(". ") + "."
+        return f"Try again in {error.retry_after:g} s"
+    if error.description == type(error)("").description and error.code in _NEXT_STEPS:
+        return _NEXT_STEPS[error.code]
+    step = error.description
+    for words, others in _OTHER_WORDS.items():
+        step = step.replace(words, others)
+    return step
+
+
+def _describe_client_error(error: WSClientError) -> str:
+    return f"{error.message} [{error.code}]. {next_step(error)}".rstrip(". ") + "."
 
 
 def exit_code(error: Exception) -> int:

@@ -16,7 +16,7 @@ from ..gateway.ollama_host import is_loopback
 from . import terminal
 from .failures import Failure, refusing_wrong_values
 
-__all__ = ["find_admin_token", "register_online"]
+__all__ = ["find_admin_token", "http_url", "opener", "register_online"]
 
 _TIMEOUT = 20.0
 _MAX_ANSWER = 64 * 1024
@@ -53,13 +53,13 @@ def register_online(server_url: str, name: str, public_key: str, algorithm: str,
     Raises:
         Failure: the gateway cannot be reached, or refuses; the text says what to do.
     """
-    url = _registration_url(server_url)
+    url = http_url(server_url, REGISTRATION_PATH)
     fields = {"name": name, "publicKey": public_key, "signatureAlgorithm": algorithm, "unique": True}
     body = json.dumps(fields).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
     try:
         request = urllib.request.Request(url, body, headers, method="POST")
-        with _opener(url).open(request, timeout=_TIMEOUT) as response:
+        with opener(url).open(request, timeout=_TIMEOUT) as response:
             status, answer = response.status, response.read(_MAX_ANSWER)
     except urllib.error.HTTPError as error:
         with error:
@@ -75,10 +75,16 @@ def register_online(server_url: str, name: str, public_key: str, algorithm: str,
     return client_id
 
 
-def _registration_url(server_url: str) -> str:
+def http_url(server_url: str, path: str) -> str:
+    """Return where a gateway answers HTTP.
+
+    Args:
+        server_url: the gateway's.
+        path: one of the gateway's own, with a slash first.
+    """
     parts = urlsplit(server_url)
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-    return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + REGISTRATION_PATH, "", ""))
+    return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + path, "", ""))
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -88,7 +94,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
+def opener(url: str) -> urllib.request.OpenerDirector:
+    """Return what opens this URL: without following it elsewhere, and without a proxy to this machine."""
     handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
     if is_loopback(url):
         # A proxy never leads to this machine, whatever http_proxy says.
