@@ -23,6 +23,7 @@ from .programs import environment, run_program
 
 COMMANDS = {
     "demo",
+    "doctor",
     "generate",
     "generate-keys",
     "list-clients",

@@ -12,6 +12,7 @@ from . import terminal
 from .clients import list_clients, register_client, revoke_client
 from .command import Command, State, debug_option
 from .demo import demo
+from .doctor import doctor
 from .failures import FAILED, INTERRUPTED, describe, exit_code
 from .generating import generate, models
 from .keys import generate_keys
@@ -30,6 +31,7 @@ _COMMANDS: tuple[Command, ...] = (
     serve,
     models,
     generate,
+    doctor,
 )
 
 _EXIT_CODES = """\b

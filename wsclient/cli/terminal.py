@@ -11,7 +11,9 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -29,6 +31,7 @@ __all__ = [
     "prepare_streams",
     "show_command",
     "show_facts",
+    "show_item",
     "show_json",
     "show_line",
     "show_progress",
@@ -131,6 +134,24 @@ def show_facts(facts: Iterable[tuple[str, str]]) -> None:
     console = _console(sys.stdout)
     for name, value in rows:
         console.print(Text.assemble((f"  {name:<{width}}  ", "dim"), one_line(value)), soft_wrap=True)
+
+
+def show_item(mark: str, style: str, name: str, text: str) -> None:
+    """Write a line of a list to stdout: a mark, a name and a text, which a terminal has wrapped beside its name.
+
+    Args:
+        mark: what the line is marked with.
+        style: rich's name of how the mark looks at a terminal.
+        name: padded, so that the texts are aligned.
+        text: what may come from anywhere.
+    """
+    begin = Text.assemble(" ", (mark, style), f" {name}  ")
+    shown = one_line(text)
+    if is_terminal(sys.stdout):
+        room = shutil.get_terminal_size().columns - begin.cell_len - 1
+        lines = textwrap.wrap(shown, max(20, room), break_long_words=False, break_on_hyphens=False)
+        shown = f"\n{' ' * begin.cell_len}".join(lines)
+    _console(sys.stdout).print(begin + Text(shown, "dim" if style == "dim" else ""), soft_wrap=True)
 
 
 def show_command(words: Sequence[str]) -> None:
