@@ -334,17 +334,28 @@ def _dial_error(error: Exception, options: ClientOptions) -> WSClientError:
         return ConnectionFailedError(f"cannot resolve host {host!r} of {url}")
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConnectionFailedError(
-            f"the TLS certificate of {host} is not trusted: {bounded(error.verify_message, 200)}",
-            description="Check the certificate and the host name, or pass an ssl_context that trusts its issuer",
+            f"the TLS certificate of {host} is not trusted: {bounded(error.verify_message, 200).rstrip('.')}",
+            description=_certificate_advice(error.verify_code),
             retryable=False,
         )
     if isinstance(error, ssl.SSLError):
-        return ConnectionFailedError(f"no TLS connection to {url}: {reason_of(error)}")
+        reason = re.sub(r" \(_ssl\.c:\d+\)$", "", reason_of(error))
+        advice = "Check that this port speaks TLS, as wss:// wants; ws:// is for ports without it"
+        return ConnectionFailedError(f"no TLS connection to {url}: {reason}", description=advice)
     if isinstance(error, OSError):
         return ConnectionFailedError(f"cannot reach {url}: {reason_of(error)}")
     if isinstance(error, websocket.WebSocketProxyException):
         return ConnectionFailedError(f"cannot reach {url} through the proxy: {reason_of(error)}")
     return ConnectionFailedError(f"no WebSocket at {url}: {reason_of(error)}")
+
+
+def _certificate_advice(verify_code: int) -> str:
+    # OpenSSL's x509_vfy.h: dates that are not yet or not any more, and names of hosts or addresses.
+    if verify_code in (9, 10):
+        return "Renew it on the server, and check this machine's clock"
+    if verify_code in (62, 64):
+        return "Use a host name that the certificate is for in server_url, or have one made for this name"
+    return "Use a certificate that this machine trusts, or pass an ssl_context that trusts its issuer"
 
 
 def _status_error(error: Any, url: str) -> WSClientError:

@@ -25,7 +25,7 @@ from ..options import ClientOptions
 from . import terminal
 from .client_config import DEFAULT_SERVER_URL, ClientConfig, config_path, read_client_id
 from .command import Command, path
-from .failures import Failure, refusing_wrong_values
+from .failures import Failure, refusing_wrong_values, system_step
 from .online import find_admin_token, register_online
 
 __all__ = ["list_clients", "register_client", "revoke_client", "time_ago"]
@@ -53,7 +53,7 @@ def _registry_failures() -> Iterator[None]:
     try:
         yield
     except RegistryError as error:
-        raise Failure(error.message) from error
+        raise Failure(error.message + system_step(error.__cause__)) from error
 
 
 # --- register-client --------------------------------------------------------------------------------------------------

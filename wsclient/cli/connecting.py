@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..errors import ErrorCode, WSClientError
 from ..options import ClientOptions
 from .client_config import read_client_id
 from .command import path
@@ -53,9 +54,31 @@ def connection_flags(command: Callable[..., None]) -> Callable[..., None]:
         *args: Any, config: Any, server_url: Any, client_id: Any, key: Any, allow_insecure: Any, **kwargs: Any
     ) -> None:
         connection = read_options(config, server_url, client_id, key, allow_insecure)
-        command(*args, connection=connection, **kwargs)
+        try:
+            command(*args, connection=connection, **kwargs)
+        except WSClientError as error:
+            error.message = _naming_the_server(error, connection)
+            raise
 
     return add_connection_flags(read_first)
+
+
+# Errors of a connection, which somebody with several gateways and clients cannot place without their names.
+_CODES_OF_CONNECTIONS = {
+    ErrorCode.CONNECTION_TIMEOUT,
+    ErrorCode.AUTH_CHALLENGE_TIMEOUT,
+    ErrorCode.AUTH_TIMEOUT,
+    ErrorCode.CONNECTION_LOST,
+    ErrorCode.PROTOCOL_ERROR,
+}
+
+
+def _naming_the_server(error: WSClientError, connection: ClientOptions) -> str:
+    if error.code is ErrorCode.INVALID_AUTH:
+        return f"{connection.server_url} does not let client {connection.client_id!r} in: {error.message}"
+    if error.code in _CODES_OF_CONNECTIONS and connection.server_url not in error.message:
+        return f"{connection.server_url}: {error.message}"
+    return error.message
 
 
 def read_options(
@@ -94,9 +117,18 @@ def _read_config(config: Path, given: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         if "client_id" not in given and read_client_id(config) == "":
             raise _wrong(f"{config} has no clientId; register the client with: wsclient register-client") from error
-        text = str(error)
-        raise _wrong(text if text.startswith(str(config)) else f"{config}: {text}") from error
+        raise _wrong(_naming_the_origin(str(error), config, given)) from error
     return {name: getattr(options, name) for name in (*_NEEDED, "signature_algorithm")}
+
+
+def _naming_the_origin(text: str, config: Path, given: dict[str, Any]) -> str:
+    """Say which flag a wrong option is from, or else that it is the file's."""
+    for name in given:
+        if text.startswith(name):
+            return text.replace(name, _NEEDED[name], 1)
+    if not text.startswith(str(config)):
+        return f"{config}: {text}"
+    return f"{text}; write it again with: wsclient register-client" if "register-client" not in text else text
 
 
 def example_config() -> str:

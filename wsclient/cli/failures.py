@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,10 +17,12 @@ __all__ = [
     "INTERRUPTED",
     "WRONG_USAGE",
     "Failure",
+    "Interrupted",
     "describe",
     "exit_code",
     "next_step",
     "refusing_wrong_values",
+    "system_step",
 ]
 
 FAILED = 1
@@ -47,9 +52,25 @@ _OTHER_WORDS = {
     "server_url": "the server's URL",
 }
 
+_SYSTEM_STEPS = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there",
+    errno.EFBIG: "see: ulimit -f",
+    errno.EACCES: "choose a place that this user may write to",
+    errno.EPERM: "choose a place that this user may write to",
+    errno.EROFS: "choose a place that can be written to",
+}
+
+# What the original's gateway and ours pass on of the model server's answer, which is JSON.
+_MODEL_ANSWER = re.compile(r"Generation failed: \w+ API error: (\d{3}) (\{.*\})", re.DOTALL)
+
 
 class Failure(click.ClickException):
     """A command cannot do what it should; the text says why and what to do next."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended the command."""
 
 
 def describe(error: Exception) -> str:
@@ -65,7 +86,7 @@ def describe(error: Exception) -> str:
         return f"this command needs {error.name}; in a checkout of ws-system-client run: pip install '.[cli]'"
     if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename else ""
-        return f"{what}{error.strerror or error}"
+        return f"{what}{error.strerror or error}{system_step(error)}"
     return f"unexpected {type(error).__name__}: {error}; to see where, run: wsclient --debug ..."
 
 
@@ -81,8 +102,30 @@ def next_step(error: WSClientError) -> str:
     return step
 
 
+def system_step(error: BaseException | None) -> str:
+    """Return what can be done about an error of the system, to append to a line; `""` when that is plain."""
+    step = _SYSTEM_STEPS.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"; {step}" if step else ""
+
+
 def _describe_client_error(error: WSClientError) -> str:
-    return f"{error.message} [{error.code}]. {next_step(error)}".rstrip(". ") + "."
+    message = _plain_message(error.message).rstrip(".")
+    step = next_step(error)
+    # Gateways say it themselves.
+    step = "" if error.retry_after is not None and "try again in" in message else f". {step}"
+    text = f"{message} [{error.code}]{step}"
+    return text if text.endswith("...") else text.rstrip(". ") + "."
+
+
+def _plain_message(message: str) -> str:
+    found = _MODEL_ANSWER.fullmatch(message)
+    if found is None:
+        return message
+    try:
+        said = json.loads(found[2])["error"]
+    except (ValueError, KeyError, TypeError):
+        return message
+    return f"the model server answers: {said} (HTTP {found[1]})"
 
 
 def exit_code(error: Exception) -> int:

@@ -106,7 +106,7 @@ def opener(url: str) -> urllib.request.OpenerDirector:
 def _refusal(url: str, status: int, answer: bytes) -> Failure:
     said = _field(answer, "error")
     if status == 401:
-        return Failure(f"{url} does not accept this admin token")
+        return Failure(f"{url} does not accept this admin token; give the one that the gateway was started with")
     if status == 404:
         hint = "start it with an admin token (wsclient serve --admin-token-file), or register where it runs"
         return Failure(f"{url} does not register clients online; {hint}")

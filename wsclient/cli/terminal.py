@@ -66,12 +66,21 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def prepare_streams() -> None:
-    """Have characters that the terminal's encoding lacks replaced: they must not end a command half-way."""
+def prepare_streams() -> bool:
+    """Have characters that the terminal's encoding lacks replaced: they must not end a command half-way.
+
+    Returns:
+        Whether there is a stdout. A stdin or stderr that was closed is /dev/null from here on.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
+    return sys.stdout is not None
 
 
 def silence() -> None:
@@ -113,8 +122,15 @@ def warn(text: str) -> None:
     _labelled("warning: ", "yellow", text)
 
 
-def complain(text: str) -> None:
-    """Write an error to stderr."""
+def complain(text: str, *, on_a_new_line: bool = False) -> None:
+    """Write an error to stderr.
+
+    Args:
+        text: one line.
+        on_a_new_line: begin with a line of its own at a terminal.
+    """
+    if on_a_new_line and is_terminal(sys.stderr):
+        sys.stderr.write("\n")
     _labelled("error: ", "bold red", text)
 
 
