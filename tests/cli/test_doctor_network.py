@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,24 @@ def test_a_name_that_nobody_knows_fails(examine: Examine) -> None:
     found = examine(f"--server-url=wss://{'x' * 64}.localhost")
     assert failed(found) == ["dns"]
     assert found["tcp"]["text"] == "it needs: DNS"
+
+
+def test_a_name_service_that_hangs_fails_within_the_time_that_is_given(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = threading.Event()
+
+    def hang(*_: Any, **__: Any) -> Any:
+        is_over.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    try:
+        found = examine("--server-url=wss://gateway.invalid", "--timeout=1")
+    finally:
+        is_over.set()
+    assert failed(found) == ["dns"]
+    assert found["dns"]["seconds"] < 5
 
 
 def test_a_port_where_nobody_listens_fails(examine: Examine) -> None:
@@ -130,6 +149,14 @@ def test_a_certificate_for_another_name_is_not_hidden_by_it_how_long_it_is_valid
     with ScriptedServer(polite, tls=certificate.server_context) as server:
         found = examine(f"--server-url={server.url}")
     assert found["certificate_expiry"]["facts"]["days_left"] == 29
+
+
+def test_a_handshake_without_an_answer_fails_within_the_time_that_is_given(examine: Examine) -> None:
+    with ScriptedServer(Peer.accept_and_say_nothing, upgrade=False) as server:
+        found = examine(f"--server-url=wss://127.0.0.1:{server.port}", "--timeout=1")
+    assert failed(found) == ["tls"]
+    assert "no answer" in found["tls"]["text"]
+    assert found["tls"]["seconds"] < 5
 
 
 def test_a_port_without_tls_fails(examine: Examine, gateway: GatewayThread) -> None:

@@ -189,6 +189,20 @@ def test_the_table_of_figures_names_what_the_gateway_shows(start_gateway: StartG
     assert named == {name for name in shown if not name.endswith("_created")}
 
 
+def test_the_doctor_shows_the_lines_that_the_readme_shows(site: Site) -> None:
+    shown = README.split("<!-- shown: doctor -->\n```\n")[1].split("```")[0]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-ec", _bash_block("run: doctor")]
+    finished = run_program(command, site.folder, env={**os.environ, "PATH": path, "PYTHONIOENCODING": "utf-8"})
+
+    assert finished.returncode == 0, finished.stdout
+    titles = [line[3:17] for line in finished.stdout.splitlines()[:-1]]
+    assert [line[3:17] for line in shown.splitlines()[:-1] if line[1] != " "] == titles
+    statuses = [line[1] for line in shown.splitlines()[:-1] if line[1] != " "]
+    passed, failed, skipped = (statuses.count(mark) for mark in "\N{CHECK MARK}\N{BALLOT X}-")
+    assert shown.splitlines()[-1].startswith(f"{passed} passed, {failed} failed, {skipped} skipped;")
+
+
 def test_the_commands_install_what_they_run() -> None:
     demo, tests, model = (_bash_block(f"command: {name}") for name in ("demo", "tests", "model"))
 

@@ -174,7 +174,7 @@ def check_expiry(patient: Patient) -> _Found:
     """Check the certificate's dates."""
     certificate = _certificate(patient)
     if certificate.date_fault:
-        advice = "Renew it on the server (and check this machine's clock: date)"
+        advice = "Renew it on the server, and check this machine's clock"
         raise Trouble(f"the certificate is out of date: {certificate.date_fault}", advice)
     days, until = days_left(certificate.fields, time.time())
     hint = "; renew it soon" if days < 14 else ""
