@@ -136,6 +136,19 @@ def test_after_ctrl_c_nothing_more_is_tried() -> None:
     ]
 
 
+def test_ctrl_c_while_a_line_is_written_waits_for_its_end() -> None:
+    noted = []
+
+    def note(finding: Finding) -> None:
+        signal.raise_signal(signal.SIGINT)
+        noted.append(finding.status)
+
+    findings, is_interrupted = examine((Check("a", "A", passes), Check("b", "B", passes)), [], float("inf"), note)
+    assert noted == [finding.status for finding in findings] == ["ok", "skipped"]
+    assert is_interrupted
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_after_the_deadline_nothing_more_is_tried() -> None:
     assert statuses(Check("a", "A", fails), deadline=0) == [("skipped", "no time is left; give more with --timeout")]
 

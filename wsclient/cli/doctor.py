@@ -56,7 +56,7 @@ CHECKS: tuple[Check[Patient], ...] = (
     Check("generation", "generation", check_generation, ("models",)),
     Check("latency", "latency", check_latency, ("login",)),
     Check("clock", "clock", check_clock, ("tcp", "tls", *_CERTIFICATE)),
-    Check("versions", "versions", check_versions),
+    Check("versions", "versions", check_versions, is_quick=True),
 )
 """Every check, in the order of its line; the names are those of `--json`."""
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from ..errors import WSClientError
+from .doctor_interrupt import CtrlC
 from .failures import next_step
 
 __all__ = ["Check", "Finding", "NotNow", "Status", "Trouble", "examine", "found"]
@@ -96,12 +97,14 @@ class Check(Generic[_Patient]):
         title: for people.
         look: answers it with what `found` returns; raises `Trouble`, `NotNow`, or an error of the library.
         needs: the checks without whose success it makes no sense; those that say nothing here do not count.
+        is_quick: whether it is done even when no time is left.
     """
 
     name: str
     title: str
     look: Callable[[_Patient], _Found]
     needs: tuple[str, ...] = ()
+    is_quick: bool = False
 
 
 def examine(
@@ -120,17 +123,15 @@ def examine(
     """
     findings: dict[str, Finding] = {}
     titles = {check.name: check.title for check in checks}
-    is_interrupted = False
-    for check in checks:
-        findings[check.name] = _skipped(check, "interrupted by Ctrl-C")
-        try:
-            if not is_interrupted:
-                findings[check.name] = _look(check, patient, findings, titles, deadline)
-            note(findings[check.name])
-        except KeyboardInterrupt:
-            is_interrupted = True
-            note(findings[check.name])
-    return list(findings.values()), is_interrupted
+    with CtrlC() as ctrl_c:
+        for check in checks:
+            finding = _skipped(check, "interrupted by Ctrl-C")
+            if not ctrl_c.is_heard:
+                with ctrl_c.ending_this():
+                    finding = _look(check, patient, findings, titles, deadline)
+            findings[check.name] = finding
+            note(finding)
+    return list(findings.values()), ctrl_c.is_heard
 
 
 def _look(
@@ -140,7 +141,7 @@ def _look(
         if findings[need].status is Status.FAILED or findings[need].is_blocked:
             return _skipped(check, f"it needs: {titles[need]}")
     begun = time.monotonic()
-    if begun >= deadline:
+    if begun >= deadline and not check.is_quick:
         return _skipped(check, "no time is left; give more with --timeout")
     try:
         text, facts = check.look(patient)

@@ -119,8 +119,6 @@ def check_settings(patient: Patient) -> _Found:
     except (ValueError, TypeError) as error:
         raise Trouble(str(error), "Correct or unset the variable") from error
     file = _read_file(patient.config)
-    if "private_key_path" in {**patient.flags, **file}:
-        environment.pop("private_key", None)
     patient.told = {**environment, **file, **patient.flags}
     patient.told["allow_insecure"] = bool(patient.flags.get("allow_insecure")) or patient.base.allow_insecure
     sources = [name for name, part in (("the flags", patient.flags), ("WSCLIENT_*", environment)) if part]
