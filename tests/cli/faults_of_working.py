@@ -122,7 +122,7 @@ FILES = (
         name="folder read-only",
         command=("generate-keys", "--type=ec", "--output-dir={read_only}"),
         shell=DROP_PRIVILEGES,
-        line="{read_only}/client_key.pem: Permission denied; choose a place that this user may write to",
+        line="{read_only}/client_key.pem: Permission denied; check what this user may do there",
     ),
     Fault(
         name="key pair exists",
@@ -141,8 +141,7 @@ SERVING = (
         name="clients file unwritable",
         command=("revoke-client", "--client-id={tester_id}", "--force", "--clients-file={read_only}/clients.json"),
         shell=DROP_PRIVILEGES,
-        line="{read_only}/clients.json.lock cannot be locked: Permission denied; choose a place that this user may "
-        "write to",
+        line="{read_only}/clients.json.lock cannot be locked: Permission denied; check what this user may do there",
     ),
     Fault(
         name="client registered already",

@@ -43,6 +43,11 @@ def test_what_the_model_server_said_is_taken_out_of_its_json() -> None:
     assert describe(error).startswith("the model server answers: model 'x' not found (HTTP 404) [model_not_found]. ")
 
 
+def test_what_the_model_server_said_about_a_list_is_taken_out_too() -> None:
+    error = ServerError('Failed to list models: Ollama API error: 500 {"error":"out of order"}')
+    assert describe(error).startswith("the model server answers: out of order (HTTP 500) [server_error]. ")
+
+
 @pytest.mark.parametrize("said", ["{", '{"reason":"x"}', '{"error"'])
 def test_what_the_model_server_said_stays_as_it_is_if_it_is_anything_else(said: str) -> None:
     message = f"Generation failed: Ollama API error: 500 {said}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import ssl
 import threading
@@ -57,7 +58,7 @@ def check_dns(patient: Patient) -> _Found:
     _leave_to_proxy(patient)
     begun = time.monotonic()
     try:
-        lookup = lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # noqa: E731
+        lookup = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         patient.addresses = list(within(patient.seconds(_STEP), lookup))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -56,13 +56,13 @@ _SYSTEM_STEPS = {
     errno.ENOSPC: "free some space there",
     errno.EDQUOT: "free some space there",
     errno.EFBIG: "see: ulimit -f",
-    errno.EACCES: "choose a place that this user may write to",
-    errno.EPERM: "choose a place that this user may write to",
+    errno.EACCES: "check what this user may do there",
+    errno.EPERM: "check what this user may do there",
     errno.EROFS: "choose a place that can be written to",
 }
 
 # What the original's gateway and ours pass on of the model server's answer, which is JSON.
-_MODEL_ANSWER = re.compile(r"Generation failed: \w+ API error: (\d{3}) (\{.*\})", re.DOTALL)
+_MODEL_ANSWER = re.compile(r"(?:Generation failed|Failed to list models): \w+ API error: (\d{3}) (\{.*\})", re.DOTALL)
 
 
 class Failure(click.ClickException):
