@@ -320,14 +320,16 @@ def test_no_proxy_is_used_when_the_option_is_empty(
 
 
 def test_which_proxy_a_dial_goes_through_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "ws://127.0.0.1:9"
-    assert proxy_of(fast_options(url)) is None
-    assert proxy_of(fast_options(url, proxy="socks5://me:s3cret@there:1")) == "there:1"
+    def proxy(**options: Any) -> str | None:
+        return proxy_of(fast_options("ws://127.0.0.1:9", **options), "ws://127.0.0.1:9")
+
+    assert proxy() is None
+    assert proxy(proxy="socks5://me:s3cret@there:1") == "there:1"
     monkeypatch.setenv("http_proxy", "http://here:2")
-    assert proxy_of(fast_options(url)) == "here:2"
-    assert proxy_of(fast_options(url, proxy="")) is None
+    assert proxy() == "here:2"
+    assert proxy(proxy="") is None
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert proxy_of(fast_options(url)) is None
+    assert proxy() is None
 
 
 def test_a_proxy_that_refuses_is_connection_failed_without_its_password() -> None:
@@ -385,8 +387,8 @@ def test_a_dial_given_up_at_its_very_end_closes_its_socket(monkeypatch: pytest.M
         transport = Transport(fast_options(server.url))
         upgrade = transport._upgrade
 
-        def slow_upgrade() -> None:
-            upgrade()
+        def slow_upgrade(address: str | None) -> None:
+            upgrade(address)
             connected.set()
             given_up.wait(5)
 

@@ -114,6 +114,23 @@ def test_a_url_that_is_none_fails_and_the_key_is_looked_at_all_the_same(
     assert found["dns"]["text"] == "it needs: URL"
 
 
+@pytest.mark.parametrize("is_by_flag", [True, False])
+def test_of_several_gateways_the_first_is_examined_and_the_next_one_named(
+    examine: Examine, config: Path, monkeypatch: pytest.MonkeyPatch, is_by_flag: bool
+) -> None:
+    values = json.loads(config.read_text())
+    urls = (values.pop("serverUrl"), "ws://localhost:1")
+    if is_by_flag:
+        found = examine(*(f"--server-url={url}" for url in urls))
+    else:
+        monkeypatch.setenv("WSCLIENT_SERVER_URL", " ".join(urls))
+        config.write_text(json.dumps(values))
+        found = examine()
+    assert found["code"] == 0
+    assert found["url"]["facts"]["url"] == f"{urls[0]}/"
+    assert found["url"]["text"].endswith("; to examine another one of 2: --server-url=ws://localhost:1/")
+
+
 def test_a_template_says_to_register(examine: Examine, config: Path) -> None:
     change(config, clientId="")
     found = examine()

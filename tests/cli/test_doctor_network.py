@@ -17,7 +17,7 @@ from wsclient.cli.doctor_settings import Patient, check_settings
 from wsclient.gateway.thread import GatewayThread
 from wsclient.testing.scripted_server import Peer, ScriptedServer, polite
 
-from ..support.certificates import make_certificate
+from ..support.certificates import Certificate, make_certificate
 from ..support.fake_ollama import FakeOllama
 from .doctor_reports import TLS, Examine, examine, failed
 
@@ -113,6 +113,12 @@ def test_a_server_that_asks_for_a_strange_signature_fails(examine: Examine) -> N
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
 
+def trust(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    # Clients that are about to be collected share a context that was made before.
+    monkeypatch.setattr("wsclient.transport._contexts", {})
+
+
 @pytest.mark.parametrize(
     ("hosts", "days", "is_trusted", "fails", "says"),
     [
@@ -136,7 +142,7 @@ def test_a_certificate_is_judged_by_its_issuer_its_name_and_its_dates(
 ) -> None:
     certificate = make_certificate(tmp_path, *hosts, days=days)
     if is_trusted:
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+        trust(certificate, monkeypatch)
     with ScriptedServer(polite, tls=certificate.server_context) as server:
         found = examine(f"--server-url={server.url}")
     assert failed(found) == fails
@@ -149,7 +155,7 @@ def test_a_certificate_for_another_name_is_not_hidden_by_it_how_long_it_is_valid
     examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = make_certificate(tmp_path, "elsewhere.test", days=30)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    trust(certificate, monkeypatch)
     with ScriptedServer(polite, tls=certificate.server_context) as server:
         found = examine(f"--server-url={server.url}")
     assert found["certificate_expiry"]["facts"]["days_left"] == 29

@@ -100,7 +100,7 @@ def doctor(
     model: str | None,
     timeout: float,
     config: Path | None,
-    server_url: str | None,
+    server_url: tuple[str, ...],
     client_id: str | None,
     key: Path | None,
     allow_insecure: bool,
@@ -111,7 +111,7 @@ def doctor(
     skipped. It logs in and has a model write four tokens. Exit code 1 when a check failed.
     """
     given = {"server_url": server_url, "client_id": client_id, "private_key_path": key and str(key)}
-    flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    flags: dict[str, Any] = {name: value for name, value in given.items() if value}
     if allow_insecure:
         flags["allow_insecure"] = True
     deadline = time.monotonic() + timeout

@@ -89,7 +89,7 @@ def _clients_file(patient: Patient) -> Path:
         return patient.clients_file
     # What `wsclient serve` would use when it is started here.
     path = Path(os.environ.get("DATA_DIR") or "data", "authorized_clients.json")
-    if not path.exists() or not is_loopback(patient.told.get("server_url") or ""):
+    if not path.exists() or not is_loopback(patient.url):
         raise NotNow("the gateway's clients file is not here; give it as --clients-file where the gateway runs")
     return path
 

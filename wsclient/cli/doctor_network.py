@@ -71,7 +71,7 @@ def check_dns(patient: Patient) -> _Found:
 
 
 def _leave_to_proxy(patient: Patient) -> None:
-    proxy = proxy_of(patient.options())
+    proxy = proxy_of(patient.options(), patient.url)
     if proxy is not None:
         raise NotNow(f"the proxy {proxy} does this")
 

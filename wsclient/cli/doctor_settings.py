@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,11 +108,15 @@ _Found = tuple[str, dict[str, Any]]
 
 def check_settings(patient: Patient) -> _Found:
     """Collect what the flags, the configuration file and the environment say."""
-    environment = {
+    environment: dict[str, Any] = {
         name: os.environ[f"WSCLIENT_{name.upper()}"]
         for name in _VARIABLES
         if os.environ.get(f"WSCLIENT_{name.upper()}")
     }
+    if "server_url" in environment:
+        with suppress(ValueError):
+            # It may hold several; what is no URL is told as one.
+            environment["server_url"] = _urls_of(environment["server_url"])
     try:
         patient.base = ClientOptions.from_env(
             server_url="ws://127.0.0.1", client_id="nobody", private_key=_sign_nothing, signature_algorithm="SHA256"
@@ -127,6 +132,12 @@ def check_settings(patient: Patient) -> _Found:
     if not sources:
         raise Trouble("nothing says how to connect", f"Give --config={example_config()}")
     return found(f"read from {', '.join(sources)}")
+
+
+def _urls_of(text: str) -> tuple[str, ...]:
+    variable = {"WSCLIENT_SERVER_URL": text}
+    options = ClientOptions.from_env(variable, client_id="nobody", private_key=_sign_nothing, allow_insecure=True)
+    return options.server_urls
 
 
 def _read_file(config: Path | None) -> dict[str, Any]:
@@ -145,13 +156,16 @@ def check_url(patient: Patient) -> _Found:
     if not patient.told.get("server_url"):
         raise Trouble("no URL is given", "Give --server-url, or a --config that has serverUrl")
     try:
-        patient.url = patient.options().server_url
+        urls = patient.options().server_urls
     except (ValueError, TypeError) as error:
         text, _, advice = str(error).replace("allow_insecure=True", "--allow-insecure").partition("; ")
         advice = advice or "Correct it to the gateway's, such as wss://host or ws://localhost:3000"
         raise Trouble(text, advice[0].upper() + advice[1:]) from error
+    # From here on it is the only one.
+    patient.url = patient.told["server_url"] = urls[0]
     kind = "encrypted" if patient.is_encrypted else "not encrypted"
-    return found(f"{patient.url} ({kind})", url=patient.url)
+    others = f"; to examine another one of {len(urls)}: --server-url={urls[1]}" if len(urls) > 1 else ""
+    return found(f"{patient.url} ({kind}){others}", url=patient.url)
 
 
 def check_client_id(patient: Patient) -> _Found:
