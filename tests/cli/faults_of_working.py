@@ -146,8 +146,8 @@ SERVING = (
     Fault(
         name="client registered already",
         command=("register-client", "--name=tester", "--key-path={wrong_public}", "--clients-file={clients}"),
-        line="the name 'tester' is registered already, to client {tester_id}; give --force to revoke the old one, or "
-        "another --name and key",
+        line="the name 'tester' is registered already, to client {tester_id}; give --yes to revoke the old one and "
+        "register this one instead",
     ),
     Fault(
         name="public key missing",

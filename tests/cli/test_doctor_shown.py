@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -104,9 +105,9 @@ def interrupts(_: list[str]) -> tuple[str, dict[str, object]]:
     raise KeyboardInterrupt
 
 
-def statuses(*checks: Check[list[str]], deadline: float = float("inf")) -> list[tuple[Status, str]]:
+def statuses(*checks: Check[list[str]], deadline: float = math.inf) -> list[tuple[Status, str]]:
     noted: list[Finding] = []
-    findings, _ = examine(checks, [], deadline, noted.append)
+    findings, _ = examine(checks, [], lambda: deadline, noted.append)
     assert noted == findings
     return [(finding.status, finding.text) for finding in findings]
 
@@ -143,7 +144,7 @@ def test_ctrl_c_while_a_line_is_written_waits_for_its_end() -> None:
         signal.raise_signal(signal.SIGINT)
         noted.append(finding.status)
 
-    findings, is_interrupted = examine((Check("a", "A", passes), Check("b", "B", passes)), [], float("inf"), note)
+    findings, is_interrupted = examine((Check("a", "A", passes), Check("b", "B", passes)), [], lambda: math.inf, note)
     assert noted == [finding.status for finding in findings] == ["ok", "skipped"]
     assert is_interrupted
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

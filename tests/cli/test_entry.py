@@ -22,6 +22,7 @@ from .conftest import Run
 from .programs import environment, run_program
 
 COMMANDS = {
+    "completion",
     "demo",
     "doctor",
     "generate",
@@ -30,7 +31,9 @@ COMMANDS = {
     "models",
     "register-client",
     "revoke-client",
+    "rotate-key",
     "serve",
+    "status",
 }
 
 
@@ -95,7 +98,7 @@ def test_each_example_is_a_valid_command_line_that_fits_80_columns(folder: Path,
         assert words[0] == "export"
         return
     name, *arguments = words[words.index("wsclient") + 1 :]
-    ends = [number for number, word in enumerate(arguments) if word in ("|", ">")]
+    ends = [number for number, word in enumerate(arguments) if word in ("|", ">", ">>")]
     arguments = arguments[: ends[0]] if ends else arguments
     # Wrong usage is an exception.
     assert program.commands[name].make_context(name, arguments).info_name == name

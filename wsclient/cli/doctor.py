@@ -117,7 +117,9 @@ def doctor(
     deadline = time.monotonic() + timeout
     patient = Patient(config=config, flags=flags, clients_file=clients_file, model=model, deadline=deadline)
     try:
-        findings, is_interrupted = examine(CHECKS, patient, deadline, _note_nothing if as_json else _show)
+        findings, is_interrupted = examine(
+            CHECKS, patient, lambda: patient.deadline, _note_nothing if as_json else _show
+        )
     finally:
         patient.leave()
     failed = [finding for finding in findings if finding.status is Status.FAILED]

@@ -108,14 +108,14 @@ class Check(Generic[_Patient]):
 
 
 def examine(
-    checks: Sequence[Check[_Patient]], patient: _Patient, deadline: float, note: Callable[[Finding], None]
+    checks: Sequence[Check[_Patient]], patient: _Patient, deadline: Callable[[], float], note: Callable[[Finding], None]
 ) -> tuple[list[Finding], bool]:
     """Go through the checks; Ctrl-C skips the rest of them.
 
     Args:
         checks: in their order.
         patient: what each looks at.
-        deadline: monotonic time after which nothing is begun.
+        deadline: returns the monotonic time after which nothing is begun.
         note: told of each finding at once.
 
     Returns:
@@ -128,7 +128,7 @@ def examine(
             finding = _skipped(check, "interrupted by Ctrl-C")
             if not ctrl_c.is_heard:
                 with ctrl_c.ending_this():
-                    finding = _look(check, patient, findings, titles, deadline)
+                    finding = _look(check, patient, findings, titles, deadline())
             findings[check.name] = finding
             note(finding)
     return list(findings.values()), ctrl_c.is_heard

@@ -6,13 +6,17 @@ import json
 import os
 import re
 import stat
+import time
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from ..core.auth import Key
 from ..gateway.ollama_host import is_loopback
 from ..gateway.registry import ClientRegistry, RegisteredClient, RegistryError
 from ..keys import fingerprint, load_private_key, read_key_file
+from .connecting import ask_passphrase
 from .doctor_findings import NotNow, Trouble, found
 from .doctor_settings import Patient
 
@@ -41,7 +45,13 @@ def check_key(patient: Patient) -> _Found:
     if not source:
         raise NotNow("there is none")
     assert patient.base is not None
-    patient.key = load_private_key(source, patient.base.passphrase, patient.base.allow_readable_key)
+    passphrase = patient.base.passphrase
+    if patient.told.get("private_key_path"):
+        begun = time.monotonic()
+        passphrase = ask_passphrase(attrs.evolve(patient.base, private_key=None, private_key_path=source)).passphrase
+        # Nobody is timed while he types.
+        patient.deadline += time.monotonic() - begun
+    patient.key = load_private_key(source, passphrase, patient.base.allow_readable_key)
     kind, shown = kind_of(patient.key), fingerprint(patient.key)
     return found(f"{kind}, fingerprint {shown}", kind=kind, fingerprint=shown)
 

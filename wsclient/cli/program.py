@@ -12,13 +12,16 @@ from ..version import __version__
 from . import terminal
 from .clients import list_clients, register_client, revoke_client
 from .command import Command, State, debug_option
+from .completion import completion
 from .demo import demo
 from .doctor import doctor
 from .failures import FAILED, INTERRUPTED, Interrupted, describe, exit_code
 from .generating import generate, models
 from .keys import generate_keys
 from .logs import log_nowhere
+from .rotating import rotate_key
 from .serving import serve
+from .status import status
 
 __all__ = ["program", "run"]
 
@@ -28,11 +31,14 @@ _COMMANDS: tuple[Command, ...] = (
     generate_keys,
     register_client,
     list_clients,
+    rotate_key,
     revoke_client,
     serve,
+    status,
     models,
     generate,
     doctor,
+    completion,
 )
 
 _EXIT_CODES = """\b
