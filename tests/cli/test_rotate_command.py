@@ -172,6 +172,21 @@ class TestInTheClientsFile:
         assert "authorized_clients.json cannot be written" in done.err
         assert sorted((folder / "keys").iterdir()) == before
 
+    def test_a_configuration_that_cannot_be_changed_is_named_with_what_to_write_there(
+        self, run: Run, folder: Path, alice: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # As root, and with a key beside it that can be written, no folder is read-only.
+        def refuse(path: Path, private_key: Path) -> None:
+            raise OSError(30, "Read-only file system", str(path))
+
+        monkeypatch.setattr("wsclient.cli.rotating.change_private_key", refuse)
+        done = run("rotate-key", "alice")
+        assert (done.code, done.err.count("\n")) == (1, 1)
+        private = folder / "keys" / "alice-2_key.pem"
+        assert "the new key is registered, but keys/alice_config.json cannot be changed: Read-only file" in done.err
+        assert f"set privateKeyPath to {private} there" in done.err
+        assert registered(folder)["pendingKey"] == public_pem(load_private_key(private))
+
     @pytest.mark.parametrize(
         ("arguments", "code", "says"),
         [

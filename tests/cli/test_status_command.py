@@ -90,6 +90,13 @@ def test_the_url_can_come_from_the_environment(
     assert run("status").code == 0
 
 
+def test_of_several_gateways_one_has_to_be_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSCLIENT_SERVER_URL", "ws://127.0.0.1:1,ws://127.0.0.1:2")
+    done = run("status")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "WSCLIENT_SERVER_URL names several gateways" in done.err
+
+
 def test_a_wrong_token_is_told(run: Run, gateway: GatewayThread, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSCLIENT_ADMIN_TOKEN", "a-wrong-token-of-mine")
     done = run("status", f"--server-url={gateway.url}")

@@ -183,6 +183,15 @@ def test_both_keys_log_in_until_the_new_one_has(
     wait_until(lambda: entries(path)[0]["publicKey"] == public_pem(rsa_key))
 
 
+def test_a_gateway_that_stops_right_after_the_login_has_written_it(
+    gateway: GatewayThread, registry: ClientRegistry, client_id: str, rsa_key: Key, path: Path
+) -> None:
+    registry.rotate(client_id, public_pem(rsa_key))
+    assert try_key(gateway.url, client_id, rsa_key)
+    gateway.stop()
+    assert (entries(path)[0]["publicKey"], "pendingKey" in entries(path)[0]) == (public_pem(rsa_key), False)
+
+
 def test_who_is_connected_with_the_old_key_stays_when_the_new_one_logs_in(
     gateway: GatewayThread,
     connect: Callable[[], Peer],

@@ -193,7 +193,7 @@ class _OldPair:
         if not config.exists():
             advice = "give --config, or --key-path with a public key that the client's owner has made"
             raise Failure(f"there is no {config}; {advice}")
-        options = read_options(config, None, None, None, True)
+        options = read_options(config, (), None, None, True)
         if options.private_key_path is None or not Path(options.private_key_path).exists():
             what = "names no private key that is here"
             raise Failure(f"{config} {what}; rotate where the old one is, or give --key-path with a public key")
@@ -202,7 +202,8 @@ class _OldPair:
         return cls(
             config=config,
             client_id=options.client_id,
-            server_url=options.server_url,
+            # Of several gateways of one system each can do it.
+            server_url=options.server_urls[0],
             private_key=private,
             type=type or old_type,
             size=old_size if size is None and type in (None, old_type) else size,

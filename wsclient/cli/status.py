@@ -46,6 +46,9 @@ def status(server_url: str, admin_token_file: Path | None, allow_insecure: bool,
     Everybody is told whether it is ready; clients, generations and models are for who has the admin token. The exit
     code is 0 when the gateway is ready, and 1 when it is not, or cannot be reached.
     """
+    if len(server_url.replace(",", " ").split()) > 1:
+        text = "WSCLIENT_SERVER_URL names several gateways; say whose status with --server-url"
+        raise click.UsageError(text, click.get_current_context(silent=True))
     has_token = has_admin_token(admin_token_file)
     check_encryption(server_url, allow_insecure or not has_token)
     facts = read_status(server_url, find_admin_token(admin_token_file)) if has_token else _read_openly(server_url)
