@@ -9,6 +9,7 @@ import click
 
 from ..version import __version__
 from . import terminal
+from .chatting import chat
 from .clients import list_clients, register_client, revoke_client
 from .command import Command, State, debug_option
 from .demo import demo
@@ -30,6 +31,7 @@ _COMMANDS: tuple[Command, ...] = (
     serve,
     models,
     generate,
+    chat,
 )
 
 _EXIT_CODES = """\b
