@@ -9,6 +9,8 @@ import click
 
 from ..version import __version__
 from . import terminal
+from .batching import batch
+from .benching import bench
 from .chatting import chat
 from .clients import list_clients, register_client, revoke_client
 from .command import Command, State, debug_option
@@ -32,6 +34,8 @@ _COMMANDS: tuple[Command, ...] = (
     models,
     generate,
     chat,
+    batch,
+    bench,
 )
 
 _EXIT_CODES = """\b

@@ -1,0 +1,95 @@
+"""How far a batch is: counted for its end, and drawn for somebody who waits at a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from . import terminal
+from .batch_items import BatchItem
+
+__all__ = ["BatchProgress"]
+
+
+class BatchProgress:
+    """How far a batch is; a context manager that leaves nothing on the screen.
+
+    Args:
+        size: of the input in bytes, `None` when nobody knows: how far it is, is told by the bytes that are done, for
+            counting the lines of a huge file first would take long.
+        is_screen_free: whether the results go elsewhere than to stdout.
+
+    Attributes:
+        kept: lines that were done before.
+        written: lines that were done now.
+        failed: lines with an error among both.
+        tokens: of the lines that were done now.
+        line: the number of the last line that was done.
+    """
+
+    def __init__(self, size: int | None, *, is_screen_free: bool) -> None:
+        self.kept = self.written = self.failed = self.tokens = self.line = 0
+        self._begun = time.monotonic()
+        is_shown = terminal.is_terminal(sys.stderr) and (is_screen_free or not terminal.is_terminal(sys.stdout))
+        console = terminal.drawing_console(sys.stderr)
+        self._progress = Progress(
+            SpinnerColumn("line" if console.options.ascii_only else "dots"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not is_shown,
+        )
+        self._task = self._progress.add_task("", total=size)
+
+    def note_kept(self, item: BatchItem, result: Mapping[str, Any]) -> None:
+        """Count a line that was done before."""
+        self.kept += 1
+        self._count(item, result)
+
+    def note(self, item: BatchItem, result: Mapping[str, Any]) -> None:
+        """Count a line that was done now."""
+        self.written += 1
+        self.tokens += result.get("total_tokens") or 0
+        self._count(item, result)
+
+    def _count(self, item: BatchItem, result: Mapping[str, Any]) -> None:
+        self.failed += "error" in result
+        self.line = item.line
+        self._progress.update(self._task, completed=item.end)
+
+    def show(self) -> None:
+        """Draw it as it is now."""
+        text = f"{self.kept + self.written:,} lines" + (f", {self.failed:,} failed" if self.failed else "")
+        self._progress.update(self._task, description=f"{text}, {self._rate:,.0f} tokens/s", refresh=True)
+
+    def end(self) -> None:
+        """Take it from the screen; idempotent."""
+        self._progress.stop()
+
+    @property
+    def _rate(self) -> float:
+        return self.tokens / max(time.monotonic() - self._begun, 0.001)
+
+    @property
+    def summary(self) -> str:
+        """What is said at the end."""
+        lines = f"{self.kept + self.written:,} line{'' if self.kept + self.written == 1 else 's'}"
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        figures = f", {self.tokens:,} tokens, {self._rate:,.0f} tokens/s" if self.tokens else ""
+        return f"{lines}{failed}{figures}"
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
