@@ -116,7 +116,7 @@ def _now(text: str) -> str:
 
 
 def _shorten(turn: Turn, room: int) -> str:
-    room -= _size(_tell(Turn(turn.prompt, _GAP)))
+    room -= _size(_tell(Turn(turn.prompt, ""))) + _size(_GAP)
     if room < _SHORTEST:
         return ""
     answer = turn.answer.strip().encode(errors="replace")
