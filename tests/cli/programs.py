@@ -151,6 +151,15 @@ class Program:
         wait_until(lambda: text in self.out or self._process.poll() is not None, TIMEOUT)
         assert text in self.out, (self.out, self.err)
 
+    def wait_for_file(self, path: Path, text: str, timeout: float = TIMEOUT) -> None:
+        """Wait until it has written a text to a file."""
+
+        def has_it() -> bool:
+            return path.exists() and text in path.read_text()
+
+        wait_until(lambda: has_it() or self._process.poll() is not None, timeout)
+        assert has_it(), (self.out, self.err)
+
     def type(self, text: str) -> None:
         """Type at its terminal, or write to its stdin."""
         if self._master >= 0:

@@ -12,7 +12,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from . import terminal
 from .batch_items import BatchItem
 
-__all__ = ["BatchProgress"]
+__all__ = ["BatchProgress", "count_lines"]
+
+
+def count_lines(count: int) -> str:
+    """Return a number of lines as people read it."""
+    return "1 line" if count == 1 else f"{count:,} lines"
 
 
 class BatchProgress:
@@ -68,8 +73,7 @@ class BatchProgress:
 
     def show(self) -> None:
         """Draw it as it is now."""
-        text = f"{self.kept + self.written:,} lines" + (f", {self.failed:,} failed" if self.failed else "")
-        self._progress.update(self._task, description=f"{text}, {self._rate:,.0f} tokens/s", refresh=True)
+        self._progress.update(self._task, description=f"{self._counts}, {self._rate:,.0f} tokens/s", refresh=True)
 
     def end(self) -> None:
         """Take it from the screen; idempotent."""
@@ -80,12 +84,13 @@ class BatchProgress:
         return self.tokens / max(time.monotonic() - self._begun, 0.001)
 
     @property
+    def _counts(self) -> str:
+        return count_lines(self.kept + self.written) + (f", {self.failed:,} failed" if self.failed else "")
+
+    @property
     def summary(self) -> str:
         """What is said at the end."""
-        lines = f"{self.kept + self.written:,} line{'' if self.kept + self.written == 1 else 's'}"
-        failed = f", {self.failed:,} failed" if self.failed else ""
-        figures = f", {self.tokens:,} tokens, {self._rate:,.0f} tokens/s" if self.tokens else ""
-        return f"{lines}{failed}{figures}"
+        return self._counts + (f", {self.tokens:,} tokens, {self._rate:,.0f} tokens/s" if self.tokens else "")
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -79,6 +79,7 @@ class BatchWorker:
         patience = _PATIENCE
         while True:
             try:
+                self._connect()
                 return self._client.complete(item.prompt, item.model, item.options)
             except WSClientError as error:
                 if not error.retryable or self._is_stopping.is_set():
@@ -92,6 +93,19 @@ class BatchWorker:
                     pause = backoff.next_delay()
                 if self._is_stopping.wait(pause):
                     raise
+
+    def _connect(self) -> None:
+        """Connect again: a request would wait for long for a connection, and not say why there is none.
+
+        Raises:
+            WSClientError: there is none.
+        """
+        if self._client.is_ready():
+            return
+        self._client.connect()
+        if self._is_stopping.is_set():
+            # It may just have been closed, and connecting has opened it again.
+            self._client.close()
 
 
 def _invalid(message: str) -> dict[str, Any]:

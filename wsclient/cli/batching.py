@@ -12,10 +12,11 @@ from typing import IO, Any
 import click
 
 from ..client import WSClient
+from ..errors import WSClientError
 from ..options import ClientOptions
 from . import terminal
 from .batch_items import BatchItem, read_items
-from .batch_progress import BatchProgress
+from .batch_progress import BatchProgress, count_lines
 from .batch_results import ResultFile, encode_result
 from .batch_worker import BatchWorker
 from .command import Command, path
@@ -121,7 +122,7 @@ def _skip_finished(results: ResultFile | None, items: Iterator[BatchItem], progr
             raise Failure(f"{what} since these results were made; give another --out to begin anew")
         progress.note_kept(item, result)
     if progress.kept:
-        terminal.show_line(f"{progress.kept:,} lines are done already.", "dim", to_stderr=True)
+        terminal.show_line(f"Done already: {count_lines(progress.kept)}.", "dim", to_stderr=True)
 
 
 class _Run:
@@ -145,18 +146,19 @@ class _Run:
                 for item, result in work.results():
                     self._write(item, result)
                     end_if_told()
-            except OSError:
-                # Of writing: there is no use in writing more.
+            except BaseException as error:
                 self._worker.stop()
-                work.stop()
+                finished = work.stop()
+                # There is no use in writing more where writing failed; the library's errors can be OSErrors, too.
+                if not isinstance(error, OSError) or isinstance(error, WSClientError):
+                    self._finish(finished)
                 raise
-            except BaseException:
-                self._worker.stop()
-                for item, result in work.stop():
-                    if item.line > self._progress.line:
-                        self._write(item, result)
-                self._say_how_to_go_on()
-                raise
+
+    def _finish(self, finished: list[tuple[BatchItem, dict[str, Any]]]) -> None:
+        for item, result in finished:
+            if item.line > self._progress.line:
+                self._write(item, result)
+        self._say_how_to_go_on()
 
     def _write(self, item: BatchItem, result: dict[str, Any]) -> None:
         if self._results is None:
@@ -167,9 +169,9 @@ class _Run:
 
     def _say_how_to_go_on(self) -> None:
         self._progress.end()
-        done = self._progress.kept + self._progress.written
+        done = count_lines(self._progress.kept + self._progress.written)
         if self._results is None:
-            text = f"{done:,} lines were done; with --out=FILE the same command would go on after them."
+            text = f"Done: {done}; with --out=FILE the same command would go on after them."
         else:
-            text = f"{done:,} lines are done and kept; the same command goes on after them."
+            text = f"Done and kept: {done}; the same command goes on after them."
         terminal.show_line(text, to_stderr=True)

@@ -55,7 +55,7 @@ def run_command(session: ChatSession, line: str) -> bool:
 
 def _help(session: ChatSession, _: str) -> None:
     terminal.show_facts((command.usage, command.help) for command in COMMANDS.values())
-    terminal.show_line('Ctrl-C stops an answer, Ctrl-D leaves; """ begins and ends text of several lines.')
+    terminal.show_line('Ctrl-C stops an answer, Ctrl-D leaves; """ begins and ends a longer text.')
 
 
 def _model(session: ChatSession, name: str) -> None:

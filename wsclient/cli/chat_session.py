@@ -50,11 +50,8 @@ class ChatSession:
         self._last: str | None = None
         self._has_answer = False
 
-    def ask(self, text: str) -> bool:
-        """Ask, show the answer and keep both; whatever goes wrong is said on stderr.
-
-        Returns:
-            Whether the answer is whole, or Ctrl-C has ended it.
+    def ask(self, text: str) -> Answer:
+        """Ask, show the answer and keep both; why an answer is not whole is said on stderr.
 
         Raises:
             KeyboardInterrupt: Ctrl-C before the prompt was sent.
@@ -70,7 +67,7 @@ class ChatSession:
             answer = self.asking.ask(prompt.text, self.model, {**self._options, "system": self.system})
         self._has_answer = self.conversation.add(text, answer.text)
         self._comment(answer)
-        return answer.error is None
+        return answer
 
     def retry(self) -> None:
         """Ask the last prompt once more, as if it had not been answered; otherwise as `ask`."""

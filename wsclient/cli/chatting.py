@@ -68,8 +68,9 @@ def chat(
         session = ChatSession(Asking(client, is_plain=plain), model, options, context)
         if not sys.stdin.isatty():
             click.get_current_context().exit(_answer_lines(session))
+        lines = LineInput(None if no_history else _history(), list(COMMANDS))
         _greet(model or "the default model", connection.server_url)
-        _converse(session, LineInput(None if no_history else _history(), list(COMMANDS)))
+        _converse(session, lines)
 
 
 def _greet(model: str, url: str) -> None:
@@ -108,7 +109,11 @@ def _converse(session: ChatSession, lines: LineInput) -> None:
 def _answer_lines(session: ChatSession) -> int:
     """Answer what comes from a pipe, an empty line between two answers.
 
+    Returns:
+        The exit code.
+
     Raises:
+        KeyboardInterrupt: Ctrl-C: there is nobody to go on with.
         WSClientError: there is no connection any more: every further line would wait for it.
     """
     code, is_first = 0, True
@@ -122,6 +127,9 @@ def _answer_lines(session: ChatSession) -> int:
         if not is_first:
             terminal.write("\n")
         is_first = False
-        if not session.ask(text):
+        answer = session.ask(text)
+        if answer.is_stopped:
+            raise KeyboardInterrupt
+        if answer.error is not None:
             code = FAILED
     return code

@@ -21,6 +21,7 @@ from .failures import Failure
 from .file_page import FilePage
 from .generation_flags import GENERATION_SECTION, generation_flags
 from .out_file import OutFile
+from .signals import ending_in_order
 from .streaming import Figures, stream_answer
 
 __all__ = ["generate", "models"]
@@ -105,7 +106,7 @@ def generate(
 def _generate_to_file(
     path: Path, prompt: str, model: str | None, options: dict[str, Any], connection: ClientOptions
 ) -> Figures:
-    with OutFile(path) as out:
+    with ending_in_order(), OutFile(path) as out:
         page = FilePage(out)
         try:
             with WSClient.from_options(connection) as client:
@@ -114,7 +115,8 @@ def _generate_to_file(
             with suppress(OSError):
                 page.end()
             if out.part is not None and out.size:
-                terminal.show_line(f"{path} is as it was; what came so far is in {out.part}", to_stderr=True)
+                state = f"{path} is as it was" if path.exists() else f"there is no {path}"
+                terminal.show_line(f"{state}; what came so far is in {out.part}", to_stderr=True)
             raise
 
 
