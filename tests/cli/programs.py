@@ -169,6 +169,12 @@ class Program:
             self._process.stdin.write(text.encode())
             self._process.stdin.close()
 
+    def write(self, text: str) -> None:
+        """Write to its stdin, which stays open."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(text.encode())
+        self._process.stdin.flush()
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         os.kill(self.pid, number)

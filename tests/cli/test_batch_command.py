@@ -238,6 +238,52 @@ class TestGoingOn:
         assert [each["text"] for each in read((folder / "out.jsonl").read_text())] == [TEXT] * 6
 
 
+class TestRetryingFailures:
+    def test_only_what_has_failed_is_tried_again_in_its_place(
+        self, run: Run, folder: Path, config: Path, source: Path, ollama: FakeOllama
+    ) -> None:
+        ollama.script(prompt="prompt 2.", mode="drop", after=1)
+        arguments = ("batch", str(source), f"--config={config}", "--out=out.jsonl", "--retries=0")
+        assert run(*arguments).code == 1
+        ollama.script()
+        before = len(asked(ollama))
+        done = run(*arguments, "--retry-failed")
+        assert (done.code, asked(ollama)[before:]) == (0, ["prompt 2."])
+        assert [(each["id"], each["text"]) for each in read((folder / "out.jsonl").read_text())] == [
+            (number, TEXT) for number in range(6)
+        ]
+
+    def test_an_interruption_keeps_what_was_there(
+        self, folder: Path, config: Path, source: Path, ollama: FakeOllama
+    ) -> None:
+        for number in (1, 3):
+            ollama.script(prompt=f"prompt {number}.", mode="drop", after=1)
+        arguments = ["batch", str(source), f"--config={config}", "--out=out.jsonl", "--retries=0"]
+        assert run_program(arguments, folder).code == 1
+        ollama.script()
+        ollama.script(prompt="prompt 3.", mode="hang", after=1)
+        with Program(*arguments, "--retry-failed", cwd=folder) as program:
+            program.wait_for_file(folder / "out.jsonl.redo", '"line": 3')
+            program.send_signal(signal.SIGINT)
+            assert program.wait() == 130
+        results = read((folder / "out.jsonl").read_text())
+        assert [(each["id"], "error" in each) for each in results] == [(number, number == 3) for number in range(6)]
+
+    def test_it_wants_a_file(self, run: Run, config: Path, source: Path) -> None:
+        done = run("batch", str(source), f"--config={config}", "--retry-failed")
+        assert (done.code, done.err) == (2, "error: --retry-failed goes with --out (see: wsclient batch --help)\n")
+
+
+class TestASlowPipe:
+    def test_results_do_not_wait_for_further_lines_and_ctrl_c_neither(self, folder: Path, config: Path) -> None:
+        with Program("batch", "-", f"--config={config}", cwd=folder) as program:
+            program.write('{"prompt": "a"}\n')
+            program.wait_for(TEXT)
+            program.send_signal(signal.SIGINT)
+            assert program.wait() == 130
+        assert program.err.strip() == "Done: 1 line; with --out=FILE the same command would go on after them."
+
+
 class TestWrongUse:
     def test_a_file_that_is_not_there_is_one_line(self, run: Run, config: Path) -> None:
         done = run("batch", "nope.jsonl", f"--config={config}")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+import os
+from collections.abc import Iterator
+from typing import IO, Any
 
 import pytest
 
 from wsclient.cli import batch_items
-from wsclient.cli.batch_items import BatchItem, read_items
+from wsclient.cli.batch_items import BatchItem, PolledInput, read_items
 
 
 def read(text: str | bytes, model: str | None = None, **options: Any) -> list[BatchItem]:
     raw = text if isinstance(text, bytes) else text.encode()
-    return list(read_items(io.BytesIO(raw), model, options))
+    items = list(read_items(io.BytesIO(raw), model, options))
+    assert None not in items
+    return [item for item in items if item is not None]
 
 
 def line(**fields: Any) -> str:
@@ -93,3 +97,48 @@ def test_lines_are_read_only_as_they_are_asked_for() -> None:
     items = read_items(file, None, {})
     next(items)
     assert file.tell() == len(line(prompt="a"))
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[PolledInput, IO[bytes]]]:
+    """A pipe that is read line by line, and its other end."""
+    reading, writing = os.pipe()
+    with open(writing, "wb", buffering=0) as writer:
+        yield PolledInput(reading), writer
+    os.close(reading)
+
+
+Pipe = tuple[PolledInput, IO[bytes]]
+
+
+def test_lines_of_a_pipe_are_those_of_a_file(pipe: Pipe) -> None:
+    lines, writer = pipe
+    writer.write(b"one\n\ntwo\nth")
+    writer.write(b"ree")
+    writer.close()
+    assert [lines.readline(100) for _ in range(6)] == [b"one\n", b"\n", b"two\n", b"three", b"", b""]
+
+
+def test_nobody_waits_long_for_a_pipe_with_half_a_line(pipe: Pipe) -> None:
+    lines, writer = pipe
+    writer.write(b"one\nhalf")
+    assert [lines.readline(100) for _ in range(3)] == [b"one\n", None, None]
+    writer.write(b" a line\n")
+    assert lines.readline(100) == b"half a line\n"
+
+
+def test_a_long_line_of_a_pipe_comes_in_parts(pipe: Pipe) -> None:
+    lines, writer = pipe
+    writer.write(b"x" * 25 + b"\n")
+    writer.close()
+    assert [lines.readline(10) for _ in range(4)] == [b"x" * 10, b"x" * 10, b"xxxxx\n", b""]
+
+
+def test_that_there_is_no_item_just_now_is_none(pipe: Pipe) -> None:
+    lines, writer = pipe
+    items = read_items(lines, None, {})
+    assert next(items) is None
+    writer.write(line(prompt="a").encode())
+    item = next(items)
+    assert item is not None
+    assert (item.line, item.prompt) == (1, "a")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,30 @@ def test_two_batches_cannot_write_to_one_file(tmp_path: Path) -> None:
     with ResultFile(path), pytest.raises(Failure, match="another batch"):
         ResultFile(path)
     ResultFile(path).__exit__(None, None, None)
+
+
+def test_what_is_redone_takes_the_place_of_what_was_there_and_the_rest_stays(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text(encode_result(ONE) + encode_result(TWO))
+    path.chmod(0o600)
+    with ResultFile(path) as results:
+        before = results.finished()
+        results.redo()
+        results.write({**next(before), "text": "anew"})
+        assert path.read_text() == encode_result(ONE) + encode_result(TWO)
+    assert path.read_text() == encode_result({**ONE, "text": "anew"}) + encode_result(TWO)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_redoing_that_runs_out_of_room_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text(encode_result(ONE))
+    with ResultFile(path) as results:
+        monkeypatch.setattr(ResultFile, "_draft", property(lambda _: Path("/dev/full")))
+        monkeypatch.setattr(Path, "unlink", lambda _: None)
+        monkeypatch.setattr(os, "fchmod", lambda *_: None)
+        results.redo()
+        with pytest.raises(OSError, match="No space left"):
+            results.write(TWO)
+    assert path.read_text() == encode_result(ONE)

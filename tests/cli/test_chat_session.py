@@ -61,7 +61,7 @@ class TestAsking:
         assert session.ask("Hello").error is not None
         out, err = capsys.readouterr()
         assert out == "half an\n"
-        assert err == "error: the line broke off [connection_lost]. To ask again: /retry.\n"
+        assert err == "error: the line broke off [connection_lost]. Run the command again.\n"
         assert session.conversation.turns[0].answer == "half an"
 
     def test_a_failure_before_the_answer_leaves_no_turn(self, capsys: Capture) -> None:
@@ -180,7 +180,7 @@ class TestCommands:
 
     @pytest.mark.parametrize(
         ("rest", "says"),
-        [("", "where to? /save FILE"), (" /nowhere/x.md", "/nowhere/x.md.part: No such file or directory")],
+        [("", "where to? /save FILE"), (" /nowhere/x.md", "/nowhere/x.md: No such file or directory")],
     )
     def test_what_cannot_be_saved_is_one_line(self, capsys: Capture, rest: str, says: str) -> None:
         session = chat()

@@ -126,7 +126,7 @@ def showing(answer: Path, size: int, columns: int, lines: int, **env: str) -> It
 
 
 @needs_tmux
-@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (120, 50), (30, 5)])
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (30, 5)])
 def test_an_answer_longer_than_the_screen_reads_as_if_it_had_come_at_once(
     answer: Path, columns: int, lines: int
 ) -> None:

@@ -16,7 +16,6 @@ from ..errors import WSClientError
 from ..generation import Generation
 from . import terminal
 from .line_input import quiet_keyboard
-from .live_markdown import MarkdownPage
 from .streaming import Figures, Page, TextPage, follow, stop
 
 __all__ = ["Answer", "Asking"]
@@ -84,7 +83,7 @@ class Asking:
         if not self.client.is_ready():
             terminal.show_progress("connecting again ...")
             self.client.connect()
-        page = _KeptPage(TextPage() if self.is_plain or not terminal.is_terminal(sys.stdout) else MarkdownPage())
+        page = _KeptPage(self._make_page())
         begun = time.monotonic()
         generation = self.client.stream(prompt, model, options)
         try:
@@ -106,6 +105,14 @@ class Asking:
             return Answer(text=page.text, error=_stopped_by_others())
         figures = Figures.of(result, None if first is None else first - begun, ended - (first or ended))
         return Answer(text=page.text, figures=figures)
+
+    def _make_page(self) -> Page:
+        if self.is_plain or not terminal.is_terminal(sys.stdout):
+            return TextPage()
+        # Here, because every command would wait for it to load.
+        from .live_markdown import MarkdownPage
+
+        return MarkdownPage()
 
 
 def _stopped_by_others() -> WSClientError:

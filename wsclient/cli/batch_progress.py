@@ -7,8 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from . import terminal
 from .batch_items import BatchItem
 
@@ -38,6 +36,9 @@ class BatchProgress:
 
     def __init__(self, size: int | None, *, is_screen_free: bool) -> None:
         self.kept = self.written = self.failed = self.tokens = self.line = 0
+        # Here, because every command would wait for it to load.
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         self._begun = time.monotonic()
         is_shown = terminal.is_terminal(sys.stderr) and (is_screen_free or not terminal.is_terminal(sys.stdout))
         console = terminal.drawing_console(sys.stderr)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from .failures import Failure
 
@@ -36,6 +38,8 @@ class ResultFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._redone: IO[bytes] | None = None
+        self._written = 0
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
         try:
             self._lock()
@@ -81,15 +85,54 @@ class ResultFile:
                 raise self._foreign()
             yield result
 
+    def redo(self) -> None:
+        """Have what is written take the place of what is there, from its beginning on.
+
+        Raises:
+            OSError: there is no room beside it.
+        """
+        self._redone = open(self._draft, "wb")  # noqa: SIM115
+        os.fchmod(self._redone.fileno(), stat.S_IMODE(os.fstat(self._file.fileno()).st_mode))
+
+    @property
+    def _draft(self) -> Path:
+        return self._path.with_name(self._path.name + ".redo")
+
     def write(self, result: Mapping[str, Any]) -> None:
         """Append a result, at once.
 
         Raises:
             OSError: it cannot be written.
         """
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(encode_result(result).encode())
-        self._file.flush()
+        line = encode_result(result).encode()
+        if self._redone is None:
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(line)
+            self._file.flush()
+            return
+        try:
+            self._redone.write(line)
+            self._redone.flush()
+        except OSError:
+            # Half a line must not come to stand in the middle of others.
+            self._abandon(self._redone)
+            raise
+        self._written += 1
+
+    def _abandon(self, redone: IO[bytes]) -> None:
+        self._redone = None
+        with suppress(OSError):
+            redone.close()
+        self._draft.unlink()
+
+    def _replace(self, redone: IO[bytes]) -> None:
+        """Take over what was not reached, and put all of it in place."""
+        self._file.seek(0)
+        for number, line in enumerate(self._file):
+            if number >= self._written:
+                redone.write(line)
+        redone.close()
+        os.replace(self._draft, self._path)
 
     def _foreign(self) -> Failure:
         return Failure(f"{self._path} holds something else than results of wsclient batch; give another --out")
@@ -100,4 +143,6 @@ class ResultFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
+        with self._file:
+            if self._redone is not None:
+                self._replace(self._redone)

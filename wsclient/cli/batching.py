@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import click
 
@@ -15,7 +16,7 @@ from ..client import WSClient
 from ..errors import WSClientError
 from ..options import ClientOptions
 from . import terminal
-from .batch_items import BatchItem, read_items
+from .batch_items import BatchItem, PolledInput, read_items
 from .batch_progress import BatchProgress, count_lines
 from .batch_results import ResultFile, encode_result
 from .batch_worker import BatchWorker
@@ -28,6 +29,13 @@ from .signals import deferring_ctrl_c, ending_in_order
 
 __all__ = ["batch"]
 
+# An item, and its result of before.
+_Pair: TypeAlias = tuple[BatchItem, dict[str, Any] | None]
+# An item, its result, and whether that is the one of before.
+_Done: TypeAlias = tuple[BatchItem, dict[str, Any], bool]
+# No item has the line 0.
+_END = BatchItem(line=0, end=0, digest="")
+
 
 @click.command(
     "batch",
@@ -35,8 +43,7 @@ __all__ = ["batch"]
     sections=GENERATION_SECTION | CONNECTION_SECTION,
     examples="""
         wsclient batch prompts.jsonl --out=results.jsonl --parallel=8
-        wsclient batch - --model=llama3.2 < prompts.jsonl | jq -r .text
-        jq -c 'select(.error)' results.jsonl
+        wsclient batch prompts.jsonl --model=llama3.2 | jq -r .text
         """,
 )
 @click.argument("file", type=path)
@@ -49,6 +56,7 @@ __all__ = ["batch"]
     show_default=True,
     help="Further attempts for a line whose failure may pass.",
 )
+@click.option("--retry-failed", is_flag=True, help="With --out, try the lines again that have failed before.")
 @click.option("--model", metavar="NAME", help="Of lines that name none; the server's default when left out.")
 @generation_flags
 @connection_flags
@@ -57,6 +65,7 @@ def batch(
     out: Path | None,
     parallel: int,
     retries: int,
+    retry_failed: bool,
     model: str | None,
     options: dict[str, Any],
     connection: ClientOptions,
@@ -70,36 +79,41 @@ def batch(
     Interrupted, the same command with --out goes on where it was: what is there is kept, unless FILE or the flags have
     changed, which is an error.
     """
+    if retry_failed and out is None:
+        raise click.UsageError("--retry-failed goes with --out", click.get_current_context())
     with ending_in_order(), ExitStack() as stack:
         source = stack.enter_context(_opened(file))
         results = _open_results(file, source, out)
         if results is not None:
             stack.enter_context(results)
         items = read_items(source, model, options)
-        progress = stack.enter_context(BatchProgress(_size(source), is_screen_free=out is not None))
-        _skip_finished(results, items, progress, file)
-        with WSClient.from_options(connection) as client:
+        progress = BatchProgress(_size(source), is_screen_free=out is not None)
+        pairs = _pair(items, results, file)
+        if results is not None and retry_failed:
+            results.redo()
+        elif results is not None:
+            pairs = _skip_finished(pairs, progress)
+        with WSClient.from_options(connection) as client, progress:
             run = _Run(BatchWorker(client, retries), results, progress)
-            run.work(items, parallel)
+            run.work(pairs, parallel)
     terminal.show_line(progress.summary, "dim", to_stderr=True)
     click.get_current_context().exit(FAILED if progress.failed else 0)
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
+def _opened(file: Path) -> Iterator[IO[bytes] | PolledInput]:
     if str(file) == "-":
-        yield sys.stdin.buffer
+        yield PolledInput(sys.stdin.fileno())
         return
     with open(file, "rb") as source:
         yield source
 
 
-def _size(source: IO[bytes]) -> int | None:
-    size = os.fstat(source.fileno()).st_size
-    return size or None
+def _size(source: IO[bytes] | PolledInput) -> int | None:
+    return os.fstat(source.fileno()).st_size or None
 
 
-def _open_results(file: Path, source: IO[bytes], out: Path | None) -> ResultFile | None:
+def _open_results(file: Path, source: IO[bytes] | PolledInput, out: Path | None) -> ResultFile | None:
     if out is None:
         return None
     if out.exists() and os.path.samestat(os.fstat(source.fileno()), os.stat(out)):
@@ -107,22 +121,34 @@ def _open_results(file: Path, source: IO[bytes], out: Path | None) -> ResultFile
     return ResultFile(out)
 
 
-def _skip_finished(results: ResultFile | None, items: Iterator[BatchItem], progress: BatchProgress, file: Path) -> None:
-    """Take the items whose results are there.
+def _pair(items: Iterator[BatchItem | None], results: ResultFile | None, file: Path) -> Iterator[_Pair | None]:
+    """Yield each item with its result of before, if it has one; `None` when there is no item just now.
 
     Raises:
-        Failure: they are the results of other items.
+        Failure: the results are those of other items.
     """
-    if results is None:
-        return
-    for result in results.finished():
-        item = next(items, None)
-        if item is None or item.digest != result["input"]:
-            what = f"line {result['line']} of {file}, or a flag, has changed" if item else f"{file} has fewer lines"
+    for result in results.finished() if results is not None else ():
+        while (item := next(items, _END)) is None:
+            yield None
+        if item is _END or item.digest != result["input"]:
+            what = f"{file} has fewer lines" if item is _END else f"line {item.line} of {file}, or a flag, has changed"
             raise Failure(f"{what} since these results were made; give another --out to begin anew")
-        progress.note_kept(item, result)
+        yield item, result
+    for item in items:
+        yield None if item is None else (item, None)
+
+
+def _skip_finished(pairs: Iterator[_Pair | None], progress: BatchProgress) -> Iterator[_Pair | None]:
+    """Take the items that have a result, and return the others."""
+    for pair in pairs:
+        if pair is not None and pair[1] is None:
+            pairs = itertools.chain([pair], pairs)
+            break
+        if pair is not None and pair[1] is not None:
+            progress.note_kept(pair[0], pair[1])
     if progress.kept:
         terminal.show_line(f"Done already: {count_lines(progress.kept)}.", "dim", to_stderr=True)
+    return pairs
 
 
 class _Run:
@@ -133,7 +159,7 @@ class _Run:
         self._results = results
         self._progress = progress
 
-    def work(self, items: Iterator[BatchItem], parallel: int) -> None:
+    def work(self, pairs: Iterator[_Pair | None], parallel: int) -> None:
         # Ctrl-C in the middle of writing a line could have it written twice, or by half.
         with deferring_ctrl_c() as end_if_told:
 
@@ -141,10 +167,10 @@ class _Run:
                 end_if_told()
                 self._progress.show()
 
-            work = OrderedWork(lambda item: (item, self._worker.run(item)), items, parallel, tick)
+            work = OrderedWork(self._do, pairs, parallel, tick)
             try:
-                for item, result in work.results():
-                    self._write(item, result)
+                for done in work.results():
+                    self._write(done)
                     end_if_told()
             except BaseException as error:
                 self._worker.stop()
@@ -154,18 +180,24 @@ class _Run:
                     self._finish(finished)
                 raise
 
-    def _finish(self, finished: list[tuple[BatchItem, dict[str, Any]]]) -> None:
-        for item, result in finished:
-            if item.line > self._progress.line:
-                self._write(item, result)
+    def _do(self, pair: _Pair) -> _Done:
+        item, before = pair
+        is_kept = before is not None and "error" not in before
+        return item, before if before is not None and is_kept else self._worker.run(item), is_kept
+
+    def _finish(self, finished: list[_Done]) -> None:
+        for done in finished:
+            if done[0].line > self._progress.line:
+                self._write(done)
         self._say_how_to_go_on()
 
-    def _write(self, item: BatchItem, result: dict[str, Any]) -> None:
+    def _write(self, done: _Done) -> None:
+        item, result, is_kept = done
         if self._results is None:
             terminal.write(encode_result(result))
         else:
             self._results.write(result)
-        self._progress.note(item, result)
+        (self._progress.note_kept if is_kept else self._progress.note)(item, result)
 
     def _say_how_to_go_on(self) -> None:
         self._progress.end()

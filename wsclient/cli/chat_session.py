@@ -90,7 +90,7 @@ class ChatSession:
         elif answer.is_stopped:
             self._note("(stopped; the text so far is part of the chat)" if is_kept else "(stopped)")
         elif answer.error is not None:
-            terminal.complain(describe(_with_next_step(answer.error)))
+            terminal.complain(describe(_with_next_step(answer.error) if self._is_talking else answer.error))
             if is_kept:
                 self._note("(the text so far is part of the chat)")
 

@@ -23,15 +23,15 @@ class OrderedWork(Generic[_Item, _Result]):
 
     Args:
         function: called on threads of its own; what it raises is raised at its turn.
-        items: taken one by one, on the thread that asks for results.
+        items: taken one by one, on the thread that asks for results; `None` says that there is none just now.
         parallel: how many threads.
-        tick: called by who waits for a result, ten times a second.
+        tick: called by who waits for a result, or an item, about ten times a second.
     """
 
     def __init__(
         self,
         function: Callable[[_Item], _Result],
-        items: Iterable[_Item],
+        items: Iterable[_Item | None],
         parallel: int,
         tick: Callable[[], None],
     ) -> None:
@@ -44,21 +44,28 @@ class OrderedWork(Generic[_Item, _Result]):
 
     def results(self) -> Iterator[_Result]:
         """Yield the results in the order of the items."""
-        while True:
-            while len(self._begun) < self._room:
-                try:
-                    item = next(self._items)
-                except StopIteration:
-                    break
-                self._begun.append(self._pool.submit(self._function, item))
-            if not self._begun:
-                break
-            while not wait([self._begun[0]], _TICK).done:
+        is_at_end = False
+        while not is_at_end or self._begun:
+            is_at_end = is_at_end or self._begin()
+            if not self._begun or not wait([self._begun[0]], _TICK).done:
                 self._tick()
-            # Left in its place until it was handed over: an interruption before that must not lose it.
-            yield self._begun[0].result()
-            self._begun.popleft()
+            while self._begun and self._begun[0].done():
+                # Left in its place until it was handed over: an interruption before that must not lose it.
+                yield self._begun[0].result()
+                self._begun.popleft()
         self._pool.shutdown()
+
+    def _begin(self) -> bool:
+        """Begin as many items as there is room for; return whether these were the last."""
+        while len(self._begun) < self._room:
+            try:
+                item = next(self._items)
+            except StopIteration:
+                return True
+            if item is None:
+                break
+            self._begun.append(self._pool.submit(self._function, item))
+        return False
 
     def stop(self) -> list[_Result]:
         """Begin nothing more, wait for the threads, and return what they have finished without a gap, in order.

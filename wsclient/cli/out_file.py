@@ -30,14 +30,17 @@ class OutFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = Path(os.path.realpath(path))
+        self._path = Path(os.path.realpath(path)) if path.is_symlink() else path
         mode = None
         with suppress(FileNotFoundError):
             mode = os.stat(self._path).st_mode
         is_plain = mode is None or stat.S_ISREG(mode)
         self.part = self._path.with_name(self._path.name + ".part") if is_plain else None
         self.size = 0
-        self._file: IO[str] = open(self.part or self._path, "w", encoding="utf-8", errors="replace")  # noqa: SIM115
+        try:
+            self._file: IO[str] = open(self.part or self._path, "w", encoding="utf-8", errors="replace")  # noqa: SIM115
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         if mode is not None and is_plain:
             os.fchmod(self._file.fileno(), stat.S_IMODE(mode))
 
