@@ -47,7 +47,8 @@ Read = Callable[[Any], list[tuple[str, Any]]]
 @both
 def test_an_answer_is_a_start_its_text_and_an_end(read: Read) -> None:
     start, *tokens, end = read(FakeClient({"Hi": ["One", " two"]}).stream("Hi", "llama2"))
-    assert start[0] == "start" and start[1]["model"] == "llama2"
+    assert start[0] == "start"
+    assert start[1]["model"] == "llama2"
     assert [name for name, _ in tokens] == ["token"] * len(tokens)
     assert "".join(data["text"] for _, data in tokens) == "One two"
     assert end == ("end", end[1] | {"id": start[1]["id"], "total_tokens": 2, "is_cancelled": False})
@@ -82,7 +83,9 @@ def test_an_error_is_the_last_event_and_comes_after_the_text(read: Read) -> None
     _, token, error = read(source.generation())
     assert token == ("token", {"text": "half"})
     assert error[0] == "error"
-    assert error[1]["code"] == "server_busy" and error[1]["retry_after"] == 3.0 and error[1]["retryable"] is True
+    assert error[1]["code"] == "server_busy"
+    assert error[1]["retry_after"] == 3.0
+    assert error[1]["retryable"] is True
 
 
 @both
