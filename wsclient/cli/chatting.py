@@ -69,7 +69,7 @@ def chat(
         if not sys.stdin.isatty():
             click.get_current_context().exit(_answer_lines(session))
         lines = LineInput(None if no_history else _history(), list(COMMANDS))
-        _greet(model or "the default model", connection.server_url)
+        _greet(model or "the default model", ", ".join(connection.server_urls))
         _converse(session, lines)
 
 
