@@ -92,7 +92,7 @@ ANSWER = "\n".join(
         "|---|---|",
         *(f"| {number} | cell {number} |" for number in range(20)),
         "",
-        "The end",
+        "The **end**",
     ]
 )
 PROGRAM = """

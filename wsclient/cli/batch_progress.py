@@ -35,26 +35,10 @@ class BatchProgress:
     """
 
     def __init__(self, size: int | None, *, is_screen_free: bool) -> None:
-        self.kept = self.written = self.failed = self.tokens = self.line = 0
-        # Here, because every command would wait for it to load.
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
+        self.kept = self.written = self.failed = self.tokens = self.line = self._done = 0
         self._begun = time.monotonic()
         is_shown = terminal.is_terminal(sys.stderr) and (is_screen_free or not terminal.is_terminal(sys.stdout))
-        console = terminal.drawing_console(sys.stderr)
-        self._progress = Progress(
-            SpinnerColumn("line" if console.options.ascii_only else "dots"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not is_shown,
-        )
-        self._task = self._progress.add_task("", total=size)
+        self._bar = _Bar(size) if is_shown else None
 
     def note_kept(self, item: BatchItem, result: Mapping[str, Any]) -> None:
         """Count a line that was done before."""
@@ -70,15 +54,17 @@ class BatchProgress:
     def _count(self, item: BatchItem, result: Mapping[str, Any]) -> None:
         self.failed += "error" in result
         self.line = item.line
-        self._progress.update(self._task, completed=item.end)
+        self._done = item.end
 
     def show(self) -> None:
         """Draw it as it is now."""
-        self._progress.update(self._task, description=f"{self._counts}, {self._rate:,.0f} tokens/s", refresh=True)
+        if self._bar is not None:
+            self._bar.show(self._done, f"{self._counts}, {self._rate:,.0f} tokens/s")
 
     def end(self) -> None:
         """Take it from the screen; idempotent."""
-        self._progress.stop()
+        if self._bar is not None:
+            self._bar.end()
 
     @property
     def _rate(self) -> float:
@@ -94,8 +80,36 @@ class BatchProgress:
         return self._counts + (f", {self.tokens:,} tokens, {self._rate:,.0f} tokens/s" if self.tokens else "")
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+class _Bar:
+    """What is drawn."""
+
+    def __init__(self, size: int | None) -> None:
+        # Here, because every command would wait for it to load.
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        console = terminal.drawing_console(sys.stderr)
+        self._progress = Progress(
+            SpinnerColumn("line" if console.options.ascii_only else "dots"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task("", total=size)
+
+    def show(self, done: int, text: str) -> None:
+        self._progress.start()
+        self._progress.update(self._task, completed=done, description=text, refresh=True)
+
+    def end(self) -> None:
+        self._progress.stop()

@@ -155,7 +155,9 @@ class _Tail:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # One line is the cursor's at the end, and one of what came before should stay in sight.
-        for number, line in enumerate(self.lines[-max(1, console.height - 2) :]):
+        lines = self.lines[-max(1, console.height - 2) :]
+        # rich before 15 leaves an empty line behind where nothing at all was drawn.
+        for number, line in enumerate(lines or [[Segment(" ")]]):
             if number:
                 yield Segment.line()
             yield from line
