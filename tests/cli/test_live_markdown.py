@@ -71,14 +71,6 @@ def test_markdown_reads(text: str, lines: str) -> None:
     assert re.sub(r"(?m)\A\n+", "", shown(text, 1000)) == lines
 
 
-def test_what_was_taken_is_there_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    page = MarkdownPage()
-    page.write("**one\x1b[2J")
-    page.write("** two")
-    page.end()
-    assert page.text == "**one[2J** two"
-
-
 ANSWER = "\n".join(
     [
         "# Wide 漢字漢字 title",

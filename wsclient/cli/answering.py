@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -93,6 +93,9 @@ class Asking:
             page.end()
             return Answer(text=page.text, error=error)
         except BaseException:
+            with suppress(OSError):
+                # It has hidden the cursor.
+                page.end()
             stop(self.client, generation)
             raise
         ended = time.monotonic()

@@ -38,6 +38,8 @@ class ResultFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # A link stays one.
+        self._target = Path(os.path.realpath(path)) if path.is_symlink() else path
         self._redone: IO[bytes] | None = None
         self._written = 0
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
@@ -96,7 +98,7 @@ class ResultFile:
 
     @property
     def _draft(self) -> Path:
-        return self._path.with_name(self._path.name + ".redo")
+        return self._target.with_name(self._target.name + ".redo")
 
     def write(self, result: Mapping[str, Any]) -> None:
         """Append a result, at once.
@@ -132,7 +134,7 @@ class ResultFile:
             if number >= self._written:
                 redone.write(line)
         redone.close()
-        os.replace(self._draft, self._path)
+        os.replace(self._draft, self._target)
 
     def _foreign(self) -> Failure:
         return Failure(f"{self._path} holds something else than results of wsclient batch; give another --out")

@@ -101,8 +101,8 @@ def _converse(session: ChatSession, lines: LineInput) -> None:
         except KeyboardInterrupt:
             terminal.show_line(to_stderr=True)
             terminal.show_line("(Ctrl-D or /quit leaves)", "dim", to_stderr=True)
-        except WSClientError as error:
-            # Another server may be started, another model loaded: the chat goes on.
+        except (WSClientError, click.ClickException) as error:
+            # A gateway may come back, a prompt be put differently: the chat goes on.
             terminal.complain(describe(error))
 
 

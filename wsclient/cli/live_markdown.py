@@ -29,13 +29,10 @@ class MarkdownPage:
     What is settled is written once, as any program writes; only the block that is still being written is drawn over
     and over, and of one that is longer than the screen its end. So nothing scrolls away before it is whole, and nothing
     is written twice.
-
-    Attributes:
-        text: what was taken so far, clean.
     """
 
     def __init__(self) -> None:
-        self.text = ""
+        self._has_begun = False
         self._rest = ""
         self._is_first = True
         self._due = 0.0
@@ -52,10 +49,9 @@ class MarkdownPage:
 
     def write(self, text: str) -> None:
         """Take a piece of the answer; an empty one is a reason to draw what was not drawn yet."""
-        text = terminal.clean(text)
-        self.text += text
-        self._rest += text
-        if self.text and time.monotonic() >= self._due:
+        self._rest += terminal.clean(text)
+        self._has_begun = self._has_begun or bool(self._rest.strip())
+        if self._has_begun and time.monotonic() >= self._due:
             self._draw()
 
     def end(self) -> None:
