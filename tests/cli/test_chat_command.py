@@ -183,6 +183,7 @@ class TestAtATerminal:
             pid = int(session.lines.split("pid ")[1].split()[0])
             os.kill(pid, signal.SIGTERM)
             session.wait_for("isig icanon iexten echo ")
+            assert session._ask("cursor_flag") == "1"
 
 
 class TestInAPipe:
