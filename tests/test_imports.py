@@ -38,6 +38,7 @@ PACKAGES = {
     "gateway": {"attrs", "aiohttp", "filelock", "Crypto", "prometheus_client"},
     "cli": {"attrs", "click", "markdown_it", "rich"},
     "contrib": {"attrs", "flask", "django", "IPython"},
+    "contrib.ipython.markdown": {"markdown_it"},
     "testing": {"attrs"},
     "testing.pytest_plugin": {"pytest"},
 }
