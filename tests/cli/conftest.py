@@ -62,7 +62,8 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
 @pytest.fixture(
     params=[
         pytest.param(80, id="at 80 columns", marks=needs_tmux),
-        pytest.param(120, id="at 120 columns", marks=needs_tmux),
+        # A second time the same, for lines that are longer than 80 columns only.
+        pytest.param(120, id="at 120 columns", marks=[needs_tmux, pytest.mark.slow]),
         pytest.param(0, id="in a pipe"),
     ]
 )

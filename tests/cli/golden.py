@@ -1,8 +1,8 @@
 """Transcripts under test: what a user sees of a command, compared with files in `tests/cli/transcripts/`.
 
 The same commands run at a terminal of 80 columns, at one of 120, and in a pipe (the fixture `transcript`). What differs
-from run to run (ids, times, fingerprints, ports) is replaced by a placeholder of the same length, so that columns and
-line breaks are those of the screen. After a change that is meant, make the files anew and read the diff:
+from run to run (ids, times, fingerprints, ports) is replaced by a placeholder of the same length, so that
+columns and line breaks are those of the screen. After a change that is meant, make the files anew and read the diff:
 
     WSCLIENT_UPDATE_TRANSCRIPTS=1 python -m pytest tests/cli -k transcript
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from rich.cells import cell_len
 import wsclient
 
 from ..support.terminal_sessions import TerminalSession
-from .programs import environment, run_program
+from .programs import Finished, Program, environment, run_program
 
 __all__ = ["Transcript"]
 
@@ -33,10 +34,10 @@ _IS_UPDATING = bool(os.environ.get(_UPDATE))
 # The first that matches wins.
 _VARYING = {
     "fingerprint": r"\b[0-9a-f]{4}(?::[0-9a-f]{4}){7}\b",
-    "time": r"\b\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d[.-]\d{3}Z",
+    "time": r"(?<!\d)\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d[.-]\d{3}Z",
     "id": r"\b[0-9a-f]{32}(?![0-9a-f])",
     "port": r"(?<=127\.0\.0\.1:)\d{5}\b",
-    "version": rf"\b{re.escape(wsclient.__version__)}\b",
+    "version!": rf"\b{re.escape(wsclient.__version__)}\b",
 }
 
 
@@ -49,7 +50,7 @@ class Transcript:
         env: variables beside `environment()`.
 
     Attributes:
-        columns: the same.
+        columns, env: the same.
         varying: regular expressions of what else differs from run to run, by the name of its placeholder. A name that
             ends with an exclamation mark stands for itself, whatever the length was.
     """
@@ -58,22 +59,25 @@ class Transcript:
         self.columns = columns
         self.varying: dict[str, str] = {}
         self._cwd = cwd
-        self._env = dict(env or {})
+        self.env = dict(env or {})
         self._text = ""
 
-    def run(self, *arguments: str, answers: Sequence[tuple[str, str]] = (), stdin: str = "") -> str:
+    def run(
+        self, *arguments: str, answers: Sequence[tuple[str, str]] = (), stdin: str = "", interrupted_at: str = ""
+    ) -> str:
         """Run `wsclient` to its end, and return what was to be seen, as it was.
 
         Args:
             arguments: what stands after `wsclient`.
             answers: at a terminal only: texts to wait for, and what is typed then.
             stdin: in a pipe only.
+            interrupted_at: a text on stdout; when it is there, Ctrl-C ends the command.
         """
         if self.columns:
-            seen, code = self._run_at_terminal(arguments, answers)
+            seen, code = self._run_at_terminal(arguments, answers, interrupted_at)
             shown = _wrapped(self.with_placeholders(seen), self.columns)
         else:
-            done = run_program(arguments, self._cwd, self._env, stdin)
+            done = self._run_in_a_pipe(arguments, stdin, interrupted_at)
             seen, code = done.out + done.err, done.code
             shown = self.with_placeholders(done.out)
             if done.err:
@@ -83,13 +87,28 @@ class Transcript:
         self._text += f"--- exit {code}\n\n"
         return seen
 
-    def _run_at_terminal(self, arguments: Sequence[str], answers: Sequence[tuple[str, str]]) -> tuple[str, int]:
+    def _run_in_a_pipe(self, arguments: Sequence[str], stdin: str, interrupted_at: str) -> Finished:
+        if not interrupted_at:
+            return run_program(arguments, self._cwd, self.env, stdin)
+        with Program(*arguments, cwd=self._cwd, env=self.env) as program:
+            program.type(stdin)
+            program.wait_for(interrupted_at)
+            program.send_signal(signal.SIGINT)
+            code = program.wait()
+        return Finished(code, program.out, program.err)
+
+    def _run_at_terminal(
+        self, arguments: Sequence[str], answers: Sequence[tuple[str, str]], interrupted_at: str
+    ) -> tuple[str, int]:
         command = [sys.executable, "-m", "wsclient", *arguments]
-        env = environment(**self._env)
+        env = environment(**self.env)
         with TerminalSession(command, cwd=self._cwd, env=env, columns=self.columns) as session:
             for question, answer in answers:
                 session.wait_for(question)
                 session.type(answer)
+            if interrupted_at:
+                session.wait_for(interrupted_at)
+                session.press("C-c")
             code = session.wait()
             return session.lines, code
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "batch",
     "bench",
     "chat",
+    "completion",
     "demo",
     "generate",
     "generate-keys",
@@ -32,7 +33,9 @@ COMMANDS = {
     "models",
     "register-client",
     "revoke-client",
+    "rotate-key",
     "serve",
+    "status",
 }
 
 
@@ -97,7 +100,7 @@ def test_each_example_is_a_valid_command_line_that_fits_80_columns(folder: Path,
         assert words[0] == "export"
         return
     name, *arguments = words[words.index("wsclient") + 1 :]
-    ends = [number for number, word in enumerate(arguments) if word in ("|", ">")]
+    ends = [number for number, word in enumerate(arguments) if word in ("|", ">", ">>")]
     arguments = arguments[: ends[0]] if ends else arguments
     # Wrong usage is an exception.
     assert program.commands[name].make_context(name, arguments).info_name == name

@@ -16,6 +16,7 @@ import attrs
 import pytest
 
 from wsclient import WSClient
+from wsclient.cli import failures
 from wsclient.cli.chat_commands import COMMANDS
 from wsclient.cli.program import program
 from wsclient.gateway.clients import RegisteredClient
@@ -156,12 +157,15 @@ def test_quick_start_goes_from_nothing_to_a_served_registered_client(tmp_path: P
         try:
             wait_for_line(gateway, served["PORT"])
             finished = run_program(["bash", "-ec", _bash_block("run: generate")], tmp_path, env=served)
+            clients = run_program(["bash", "-ec", _bash_block("run: clients")], tmp_path, env=served)
         finally:
             gateway.send_signal(signal.SIGTERM)
             gateway.communicate(timeout=20)
 
     assert finished.returncode == 0, finished.stderr
     assert "llama2:latest" in finished.stdout
+    assert clients.returncode == 0, clients.stderr
+    assert "  new key      " in clients.stdout
 
 
 def test_the_blocks_for_people_run_as_they_are(site: Site) -> None:
@@ -198,11 +202,18 @@ def test_the_operators_blocks_register_a_client_from_elsewhere(tmp_path: Path, s
             online = _bash_block("run: online").replace(":3000", f":{served['PORT']}")
             finished = run_program(["bash", "-ec", online], tmp_path, env=served)
             assert finished.returncode == 0, finished.stderr
+            assert "  generations  0 running, 0 waiting\n" in finished.stdout
             assert ask(f"http://127.0.0.1:{figures}", "/metrics").status == 200
         finally:
             gateway.send_signal(signal.SIGTERM)
             gateway.communicate(timeout=20)
     assert (tmp_path / "keys" / "remote_config.json").exists()
+
+
+def test_the_table_of_exit_codes_has_each() -> None:
+    rows = README.split("### Exit codes\n")[1].split("\n### ")[0]
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", rows, re.MULTILINE)}
+    assert codes == {0, failures.FAILED, failures.WRONG_USAGE, failures.INTERRUPTED}
 
 
 def test_the_table_of_figures_names_what_the_gateway_shows(start_gateway: StartGateway) -> None:

@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from ..options import ClientOptions
+from . import terminal
 from .client_config import read_client_id
 from .command import path
+from .keys import is_encrypted
 
-__all__ = ["CONNECTION_SECTION", "connection_flags", "read_options"]
+__all__ = ["CONNECTION_SECTION", "ask_passphrase", "connection_flags", "read_options"]
 
 
 # What a connection cannot do without: the option and its flag.
@@ -45,7 +48,7 @@ def connection_flags(command: Callable[..., None]) -> Callable[..., None]:
     def read_first(
         *args: Any, config: Any, server_url: Any, client_id: Any, key: Any, allow_insecure: Any, **kwargs: Any
     ) -> None:
-        connection = read_options(config, server_url, client_id, key, allow_insecure)
+        connection = ask_passphrase(read_options(config, server_url, client_id, key, allow_insecure))
         command(*args, connection=connection, **kwargs)
 
     with_flags: Callable[..., None] = read_first
@@ -81,6 +84,15 @@ def read_options(
         return ClientOptions.from_env(**given)
     except (ValueError, TypeError) as error:
         raise _wrong(str(error).replace("allow_insecure=True", "--allow-insecure")) from error
+
+
+def ask_passphrase(options: ClientOptions) -> ClientOptions:
+    """Return the options with the passphrase that the key needs, if there is somebody to ask for it."""
+    key = options.private_key_path
+    if key is None or options.passphrase is not None or not terminal.is_interactive() or not is_encrypted(Path(key)):
+        return options
+    # Here, and not when the library needs it: the deadlines of the connection run by then.
+    return attrs.evolve(options, passphrase=terminal.ask_secret(f"Passphrase of {key}:"))
 
 
 def _read_config(config: Path, given: dict[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,15 @@ from .benching import bench
 from .chatting import chat
 from .clients import list_clients, register_client, revoke_client
 from .command import Command, State, debug_option
+from .completion import completion
 from .demo import demo
 from .failures import FAILED, INTERRUPTED, describe, exit_code
 from .generating import generate, models
 from .keys import generate_keys
 from .logs import log_nowhere
+from .rotating import rotate_key
 from .serving import serve
+from .status import status
 
 __all__ = ["program", "run"]
 
@@ -29,13 +32,16 @@ _COMMANDS: tuple[Command, ...] = (
     generate_keys,
     register_client,
     list_clients,
+    rotate_key,
     revoke_client,
     serve,
+    status,
     models,
     generate,
     chat,
     batch,
     bench,
+    completion,
 )
 
 _EXIT_CODES = """\b

@@ -39,7 +39,7 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "openai_options": ("standard: only what OpenAI documents, extended: also llama.cpp's and vLLM's, or auto.", ""),
     "default_model": ("Model of requests that name none.", "OLLAMA_DEFAULT_MODEL"),
     "admin_token_file": (
-        "File with the token that registering over HTTP and /metrics ask for; without a token both are off.",
+        "File with the token that administrators' requests over HTTP ask for; without a token they are off.",
         "or the token itself in WSCLIENT_ADMIN_TOKEN",
     ),
     "metrics_port": ("Port for /metrics, /healthz and /readyz without a token; 0 for a free one.", ""),

@@ -7,10 +7,12 @@ at a terminal (`tee`, `less -R`). At a terminal there are colours (not with NO_C
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
@@ -21,6 +23,7 @@ from rich.text import Text
 
 __all__ = [
     "ask",
+    "ask_secret",
     "clean",
     "complain",
     "drawing_console",
@@ -39,6 +42,8 @@ __all__ = [
     "warn",
     "write",
 ]
+
+_MIN_CELL = 8
 
 # C0 without tab and newline, DEL, C1. A carriage return goes too: it could overwrite the line it is in.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -139,14 +144,23 @@ def show_command(words: Sequence[str]) -> None:
     show_line(f"  {shlex.join(words)}")
 
 
-def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], shortened: int | None = None) -> None:
     """Write a table to stdout, nothing cut off: an id must be found by grep and copied whole.
 
     Args:
         headers: the columns' names.
         rows: a cell for each column.
+        shortened: the column whose texts are cut off, at a terminal that is too narrow, to keep each row on its line.
     """
     lines = [[*headers], *([one_line(cell) or "-" for cell in row] for row in rows)]
+    if shortened is not None and is_terminal(sys.stdout):
+        others = sum(max(map(cell_len, column)) + 2 for column in zip(*lines, strict=True)) - 2
+        others -= max(cell_len(line[shortened]) for line in lines)
+        room = max(_MIN_CELL, shutil.get_terminal_size().columns - others)
+        for line in lines:
+            text = Text(line[shortened])
+            text.truncate(room, overflow="ellipsis")
+            line[shortened] = text.plain
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     console = _console(sys.stdout)
     for number, line in enumerate(lines):
@@ -168,6 +182,11 @@ def ask(question: str) -> bool:
 def drawing_console(stream: TextIO) -> Console:
     """Return a console for what is drawn over and over in one place; what it is given must have been cleaned."""
     return _console(stream)
+
+
+def ask_secret(question: str) -> str:
+    """Ask somebody at the terminal for what must not be seen there."""
+    return getpass.getpass(f"{one_line(question)} ")
 
 
 def _console(stream: TextIO) -> Console:

@@ -18,6 +18,7 @@ from .guard import LoginGuard
 from .listening import open_sockets, url_for
 from .registration import AdminDesk
 from .registry import ClientRegistry
+from .status import Status
 
 __all__ = ["Administration"]
 
@@ -88,7 +89,8 @@ class Administration:
             self._services.on_generation_end = metrics.enter
             # So that the first generations are counted under their models' names.
             self._first_look = loop.create_task(self._watch.is_answering())
-        self.endpoints = Endpoints(self._not_ready, self._is_stopping, desk, metrics)
+        status = Status(self._services, self._registry, self._connections, self._watch, self._not_ready)
+        self.endpoints = Endpoints(self._not_ready, self._is_stopping, desk, metrics, status)
         if settings.metrics_port is not None:
             await self._listen(settings.metrics_host, settings.metrics_port)
 

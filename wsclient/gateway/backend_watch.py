@@ -59,6 +59,11 @@ class BackendWatch:
                 return name
         return model if model == self._default_model else OTHER
 
+    @property
+    def models(self) -> frozenset[str]:
+        """The names of the models that the model server listed when it was asked last; a hundred at most."""
+        return self._names
+
     def close(self) -> None:
         """Let go of the question that is under way."""
         if self._asking is not None:
