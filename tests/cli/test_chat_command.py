@@ -174,7 +174,7 @@ class TestAtATerminal:
     ) -> None:
         ollama.script(mode="hang", after=2)
         variables = environment(XDG_STATE_HOME=str(folder / "state"), WSCLIENT_CONFIG=str(config))
-        script = '"$@" & echo pid $! ; fg; stty -a'
+        script = '"$@" & echo pid $! ; fg; stty -a; read'
         command = ["bash", "-mc", script, "-", *command_line("chat")]
         with TerminalSession(command, cwd=folder, env=variables) as session:
             session.wait_for(READY)
