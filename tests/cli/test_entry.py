@@ -22,6 +22,9 @@ from .conftest import Run
 from .programs import environment, run_program
 
 COMMANDS = {
+    "batch",
+    "bench",
+    "chat",
     "completion",
     "demo",
     "doctor",

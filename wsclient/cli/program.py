@@ -10,6 +10,9 @@ import click
 
 from ..version import __version__
 from . import terminal
+from .batching import batch
+from .benching import bench
+from .chatting import chat
 from .clients import list_clients, register_client, revoke_client
 from .command import Command, State, debug_option
 from .completion import completion
@@ -37,6 +40,9 @@ _COMMANDS: tuple[Command, ...] = (
     status,
     models,
     generate,
+    chat,
+    batch,
+    bench,
     doctor,
     completion,
 )

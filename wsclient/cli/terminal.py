@@ -27,6 +27,7 @@ __all__ = [
     "ask_secret",
     "clean",
     "complain",
+    "drawing_console",
     "is_interactive",
     "is_terminal",
     "one_line",
@@ -212,6 +213,11 @@ def ask(question: str) -> bool:
     """Ask somebody at the terminal; anything but yes is no."""
     _console(sys.stderr).print(Text(f"{one_line(question)} [y/N] "), end="", soft_wrap=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def drawing_console(stream: TextIO) -> Console:
+    """Return a console for what is drawn over and over in one place; what it is given must have been cleaned."""
+    return _console(stream)
 
 
 def ask_secret(question: str) -> str:
