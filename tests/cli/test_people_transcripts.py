@@ -76,6 +76,8 @@ def test_transcript_of_batch(transcript: Transcript, folder: Path) -> None:
     transcript.check("batch")
 
 
-def test_transcript_of_bench(transcript: Transcript) -> None:
+def test_transcript_of_bench(transcript: Transcript, ollama: FakeOllama) -> None:
+    # No figure is wider than its column's head then.
+    ollama.script(delay=0.005)
     transcript.run("bench", CONFIG, "--requests=4")
     transcript.check("bench")
