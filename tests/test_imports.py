@@ -36,7 +36,7 @@ PACKAGES = {
     "keys": {"attrs", "Crypto"},
     "transport": {"attrs", "websocket"},
     "gateway": {"attrs", "aiohttp", "filelock", "Crypto", "prometheus_client"},
-    "cli": {"attrs", "click", "rich"},
+    "cli": {"attrs", "click", "markdown_it", "rich"},
     "contrib": {"attrs", "flask", "django", "IPython"},
     "contrib.flask": {"attrs", "click", "flask"},
     "contrib.ipython.markdown": {"markdown_it"},

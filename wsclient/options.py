@@ -294,27 +294,44 @@ class ClientOptions:
             OSError: the file cannot be read.
             ValueError, TypeError: it is not such a configuration, or an option is wrong.
         """
-        file = Path(path)
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is not JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise ValueError(f"{file} must hold a JSON object (got {type(config).__name__})")
-        names = {
-            "serverUrl": "server_url",
-            "clientId": "client_id",
-            "privateKeyPath": "private_key_path",
-            "signatureAlgorithm": "signature_algorithm",
-        }
-        values = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+        values = read_config(path)
         _leave_one_key(values, options)
-        missing = [theirs for theirs in ("serverUrl", "clientId") if names[theirs] not in values | options]
+        missing = [theirs for theirs in ("serverUrl", "clientId") if _CONFIG_NAMES[theirs] not in values | options]
         if missing:
-            raise ValueError(f"{file} lacks {' and '.join(missing)}; write it again with: wsclient register-client")
-        if isinstance(values.get("private_key_path"), str):
-            values["private_key_path"] = _find_key(values["private_key_path"], file)
+            lacking = f"{Path(path)} lacks {' and '.join(missing)}"
+            raise ValueError(f"{lacking}; write it again with: wsclient register-client")
         return cls(**(values | options))
+
+
+_CONFIG_NAMES = {
+    "serverUrl": "server_url",
+    "clientId": "client_id",
+    "privateKeyPath": "private_key_path",
+    "signatureAlgorithm": "signature_algorithm",
+}
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the options that a configuration file has, as they are; see `ClientOptions.from_config`.
+
+    Args:
+        path: the configuration file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON object.
+    """
+    file = Path(path)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must hold a JSON object (got {type(config).__name__})")
+    values = {ours: config[theirs] for theirs, ours in _CONFIG_NAMES.items() if theirs in config}
+    if isinstance(values.get("private_key_path"), str):
+        values["private_key_path"] = _find_key(values["private_key_path"], file)
+    return values
 
 
 def _leave_one_key(values: dict[str, Any], options: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ from .errors import (
 from .options import ClientOptions
 from .outbox import Outbox
 
-__all__ = ["CLOSE", "PING", "PONG", "TEXT", "Transport"]
+__all__ = ["CLOSE", "PING", "PONG", "TEXT", "Transport", "proxy_of"]
 
 _MIN_READ = 64 * 1024
 _MAX_READ = 1024 * 1024
@@ -92,11 +92,9 @@ class Transport:
             ConnectionFailedError: the name is unknown.
         """
         try:
-            host, port, _, is_secure = parse_url(self._url)
-            arguments = _proxy_arguments(self._options.proxy, self._options.connect_timeout)
-            proxy = proxy_info(**arguments)  # type: ignore[no-untyped-call]
-            if any(get_proxy_info(host, is_secure, proxy.proxy_host, proxy.proxy_port, proxy.auth, proxy.no_proxy)):
+            if proxy_of(self._options, self._url):
                 return []
+            host, port, _, _ = parse_url(self._url)
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except Exception as error:
             raise _dial_error(error, self._url, self._options) from error
@@ -159,6 +157,7 @@ class Transport:
         if response is not None and response.status != 101:
             raise ConnectionFailedError(
                 f"{self._url} answered HTTP {response.status} instead of 101; redirects are not followed",
+                description="Give the URL that it leads to as server_url",
                 retryable=False,
             ) from error
         if error is not None:
@@ -354,6 +353,14 @@ def _proxy_arguments(proxy: str | None, timeout: float) -> dict[str, Any]:
     return arguments
 
 
+def proxy_of(options: ClientOptions, url: str) -> str | None:
+    """Return the proxy, `host:port`, that a dial of this URL goes through, `None` for none."""
+    host, _, _, is_secure = parse_url(url)
+    given = proxy_info(**_proxy_arguments(options.proxy, options.connect_timeout))  # type: ignore[no-untyped-call]
+    proxy, port, _ = get_proxy_info(host, is_secure, given.proxy_host, given.proxy_port, given.auth, given.no_proxy)
+    return f"{proxy}:{port or 80}" if proxy else None
+
+
 def _host_header(url: str) -> str:
     """Return the `Host` that websocket-client sends to a URL."""
     host, port, _, _ = parse_url(url)
@@ -381,17 +388,28 @@ def _dial_error(error: Exception, url: str, options: ClientOptions) -> WSClientE
         return ConnectionFailedError(f"cannot resolve host {host!r} of {url}")
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConnectionFailedError(
-            f"the TLS certificate of {host} is not trusted: {bounded(error.verify_message, 200)}",
-            description="Check the certificate and the host name, or pass an ssl_context that trusts its issuer",
+            f"the TLS certificate of {host} is not trusted: {bounded(error.verify_message, 200).rstrip('.')}",
+            description=_certificate_advice(error.verify_code),
             retryable=False,
         )
     if isinstance(error, ssl.SSLError):
-        return ConnectionFailedError(f"no TLS connection to {url}: {reason_of(error)}")
+        reason = re.sub(r" \(_ssl\.c:\d+\)$", "", reason_of(error))
+        advice = "Check that this port speaks TLS, as wss:// wants; ws:// is for ports without it"
+        return ConnectionFailedError(f"no TLS connection to {url}: {reason}", description=advice)
     if isinstance(error, OSError):
         return ConnectionFailedError(f"cannot reach {url}: {reason_of(error)}")
     if isinstance(error, websocket.WebSocketProxyException):
         return ConnectionFailedError(f"cannot reach {url} through the proxy: {reason_of(error)}")
     return ConnectionFailedError(f"no WebSocket at {url}: {reason_of(error)}")
+
+
+def _certificate_advice(verify_code: int) -> str:
+    # OpenSSL's x509_vfy.h: dates that are not yet or not any more, and names of hosts or addresses.
+    if verify_code in (9, 10):
+        return "Renew it on the server, and check this machine's clock"
+    if verify_code in (62, 64):
+        return "Use a host name that the certificate is for in server_url, or have one made for this name"
+    return "Use a certificate that this machine trusts, or pass an ssl_context that trusts its issuer"
 
 
 def _status_error(error: Any, url: str) -> WSClientError:
@@ -401,6 +419,17 @@ def _status_error(error: Any, url: str) -> WSClientError:
     retryable = not 400 <= status < 500 or status in (408, 425, 429)
     return ConnectionFailedError(
         f"{url} answered HTTP {status} instead of 101",
+        description=_status_advice(status),
         retryable=retryable,
         retry_after=min(float(retry_after), _MAX_RETRY_AFTER) if _DIGITS.fullmatch(retry_after) else None,
     )
+
+
+def _status_advice(status: int) -> str:
+    if status in (401, 403, 407):
+        return "Something in front of the gateway wants a login of its own, or forbids this one; ask who runs it"
+    if status >= 500:
+        return "The gateway is stopping, or not running behind its proxy; try again, or see its log"
+    if status == 429:
+        return "Too many connections from this address; try again in a moment"
+    return "Something else than a gateway answers there; check the host, port and path of server_url"

@@ -122,7 +122,7 @@ class TestStopping:
             assert program.wait() == 130
         assert request.disconnected.wait(5)
         assert program.out == " t000 t001"
-        assert program.err.strip() == ""
+        assert program.err == "error: interrupted by Ctrl-C\n"
 
     def test_ctrl_c_before_the_first_token_stops_the_model_too(
         self, folder: Path, config: Path, ollama: FakeOllama

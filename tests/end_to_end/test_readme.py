@@ -17,6 +17,7 @@ import pytest
 
 from wsclient import WSClient
 from wsclient.cli import failures
+from wsclient.cli.chat_commands import COMMANDS
 from wsclient.cli.program import program
 from wsclient.gateway.clients import RegisteredClient
 from wsclient.gateway.settings import _VARIABLES, GatewaySettings
@@ -175,6 +176,28 @@ def test_quick_start_goes_from_nothing_to_a_served_registered_client(tmp_path: P
     assert "  new key      " in clients.stdout
 
 
+def test_the_blocks_for_people_run_as_they_are(site: Site) -> None:
+    path = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # Its stdin is no terminal: the chat ends at once.
+    run_program(["bash", "-ec", _bash_block("run: chat")], site.folder, env=path).check_returncode()
+    finished = run_program(["bash", "-ec", _bash_block("run: people")], site.folder, env=path)
+
+    assert finished.returncode == 0, finished.stderr
+    results = [json.loads(line) for line in (site.folder / "results.jsonl").read_text().splitlines()]
+    assert [result["id"] for result in results] == ["cat", "dog"]
+    assert all(result["text"] for result in results)
+    assert (site.folder / "haiku.txt").read_text().strip()
+    assert "10 answers, 2 at a time: " in finished.stdout
+
+
+def test_the_table_of_chat_commands_is_whole() -> None:
+    section = README.split("## At the command line\n")[1].split("\n## ")[0]
+    named = {
+        name for row in re.findall(r"^\| (`/[^|]*) \|", section, re.MULTILINE) for name in re.findall(r"/\w+", row)
+    }
+    assert named == set(COMMANDS)
+
+
 def test_the_operators_blocks_register_a_client_from_elsewhere(tmp_path: Path, served: dict[str, str]) -> None:
     *prepare, serve = _bash_block("run: admin token").strip().splitlines()
     figures = free_port()
@@ -208,6 +231,20 @@ def test_the_table_of_figures_names_what_the_gateway_shows(start_gateway: StartG
     rows = re.findall(r"^\| (`[^|]*`) \|", README.split("| figure, after")[1].split("\n\n")[0], re.MULTILINE)
     named = {name.removesuffix("_total") for row in rows for name in re.findall(r"`(\w+)", row)}
     assert named == {name for name in shown if not name.endswith("_created")}
+
+
+def test_the_doctor_shows_the_lines_that_the_readme_shows(site: Site) -> None:
+    shown = README.split("<!-- shown: doctor -->\n```\n")[1].split("```")[0]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-ec", _bash_block("run: doctor")]
+    finished = run_program(command, site.folder, env={**os.environ, "PATH": path, "PYTHONIOENCODING": "utf-8"})
+
+    assert finished.returncode == 0, finished.stdout
+    titles = [line[3:17] for line in finished.stdout.splitlines()[:-1]]
+    assert [line[3:17] for line in shown.splitlines()[:-1] if line[1] != " "] == titles
+    statuses = [line[1] for line in shown.splitlines()[:-1] if line[1] != " "]
+    passed, failed, skipped = (statuses.count(mark) for mark in "\N{CHECK MARK}\N{BALLOT X}-")
+    assert shown.splitlines()[-1].startswith(f"{passed} passed, {failed} failed, {skipped} skipped;")
 
 
 def test_the_commands_install_what_they_run() -> None:

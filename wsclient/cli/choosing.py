@@ -17,7 +17,7 @@ from ..gateway.registry import ClientRegistry, RegisteredClient, RegistryError, 
 from ..options import ClientOptions
 from . import terminal
 from .command import path
-from .failures import Failure
+from .failures import Failure, system_step
 
 __all__ = [
     "ask_or_refuse",
@@ -105,7 +105,7 @@ def registry_failures() -> Iterator[None]:
     try:
         yield
     except RegistryError as error:
-        raise Failure(error.message) from error
+        raise Failure(error.message + system_step(error.__cause__)) from error
 
 
 def check_mode(

@@ -11,13 +11,21 @@ from typing import Any
 import attrs
 import click
 
+from ..errors import ErrorCode, WSClientError
 from ..options import ClientOptions
 from . import terminal
 from .client_config import read_client_id
 from .command import path
 from .keys import is_encrypted
 
-__all__ = ["CONNECTION_SECTION", "ask_passphrase", "connection_flags", "read_options"]
+__all__ = [
+    "CONNECTION_SECTION",
+    "add_connection_flags",
+    "ask_passphrase",
+    "connection_flags",
+    "example_config",
+    "read_options",
+]
 
 
 # What a connection cannot do without: the option and its flag.
@@ -41,6 +49,13 @@ _FLAGS = (
 )
 
 
+def add_connection_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the flags that say how to connect, each as an argument."""
+    for flag in reversed(_FLAGS):
+        command = flag(command)
+    return command
+
+
 def connection_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the flags that say how to connect, and what they mean as its argument `connection`."""
 
@@ -49,12 +64,32 @@ def connection_flags(command: Callable[..., None]) -> Callable[..., None]:
         *args: Any, config: Any, server_url: Any, client_id: Any, key: Any, allow_insecure: Any, **kwargs: Any
     ) -> None:
         connection = ask_passphrase(read_options(config, server_url, client_id, key, allow_insecure))
-        command(*args, connection=connection, **kwargs)
+        try:
+            command(*args, connection=connection, **kwargs)
+        except WSClientError as error:
+            error.message = _naming_the_server(error, connection)
+            raise
 
-    with_flags: Callable[..., None] = read_first
-    for flag in reversed(_FLAGS):
-        with_flags = flag(with_flags)
-    return with_flags
+    return add_connection_flags(read_first)
+
+
+# Errors of a connection, which somebody with several gateways and clients cannot place without their names.
+_CODES_OF_CONNECTIONS = {
+    ErrorCode.CONNECTION_TIMEOUT,
+    ErrorCode.AUTH_CHALLENGE_TIMEOUT,
+    ErrorCode.AUTH_TIMEOUT,
+    ErrorCode.CONNECTION_LOST,
+    ErrorCode.PROTOCOL_ERROR,
+}
+
+
+def _naming_the_server(error: WSClientError, connection: ClientOptions) -> str:
+    urls = ", ".join(connection.server_urls)
+    if error.code is ErrorCode.INVALID_AUTH:
+        return f"{urls} does not let client {connection.client_id!r} in: {error.message}"
+    if error.code in _CODES_OF_CONNECTIONS and not any(url in error.message for url in connection.server_urls):
+        return f"{urls}: {error.message}"
+    return error.message
 
 
 def read_options(
@@ -77,7 +112,7 @@ def read_options(
         if name not in given and not any(os.environ.get(variable) for variable in _VARIABLES[name])
     ]
     if missing:
-        raise _wrong(f"how to connect? {', '.join(missing)} missing; {_advice()}")
+        raise _wrong(f"how to connect? {', '.join(missing)} missing; give --config={example_config()}")
     if allow_insecure:
         given["allow_insecure"] = True
     try:
@@ -104,15 +139,24 @@ def _read_config(config: Path, given: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         if "client_id" not in given and read_client_id(config) == "":
             raise _wrong(f"{config} has no clientId; register the client with: wsclient register-client") from error
-        text = str(error)
-        raise _wrong(text if text.startswith(str(config)) else f"{config}: {text}") from error
+        raise _wrong(_naming_the_origin(str(error), config, given)) from error
     return {name: getattr(options, name) for name in (*_NEEDED, "signature_algorithm")}
 
 
-def _advice() -> str:
+def _naming_the_origin(text: str, config: Path, given: dict[str, Any]) -> str:
+    """Say which flag a wrong option is from, or else that it is the file's."""
+    for name in given:
+        if text.startswith(name):
+            return text.replace(name, _NEEDED[name], 1)
+    if not text.startswith(str(config)):
+        return f"{config}: {text}"
+    return f"{text}; write it again with: wsclient register-client" if "register-client" not in text else text
+
+
+def example_config() -> str:
+    """Return the configuration file that there is here, or else what one is called."""
     found = sorted(Path("keys").glob("*_config.json"))
-    example = found[0] if len(found) == 1 else "keys/NAME_config.json, which register-client writes"
-    return f"give --config={example}"
+    return str(found[0]) if len(found) == 1 else "keys/NAME_config.json, which register-client writes"
 
 
 def _wrong(text: str) -> click.UsageError:

@@ -29,6 +29,8 @@ __all__ = [
     "Conflict",
     "find_admin_token",
     "has_admin_token",
+    "http_url",
+    "opener",
     "read_readiness",
     "read_status",
     "register_online",
@@ -98,7 +100,7 @@ def register_online(
         Failure: the gateway cannot be reached, or refuses; the text says what to do.
     """
     fields: dict[str, Any] = {"name": name, "publicKey": public_key, "signatureAlgorithm": algorithm, "unique": True}
-    url = _http_url(server_url, REGISTRATION_PATH)
+    url = http_url(server_url, REGISTRATION_PATH)
     missing = f"does not register clients online; {_START}, or register where it runs"
     answer = _ask(url, missing, token, fields | ({"replace": True} if replaces else {}))
     revoked = answer.get("revoked")
@@ -121,7 +123,7 @@ def rotate_online(server_url: str, client_id: str, public_key: str, token: str, 
         Conflict: the client has a new key already.
         Failure: the gateway cannot be reached, or refuses; the text says what to do.
     """
-    url = _http_url(server_url, ROTATION_PATH)
+    url = http_url(server_url, ROTATION_PATH)
     missing = f"takes no new keys online; {_START}, or rotate where it runs"
     fields: dict[str, Any] = {"clientId": client_id, "publicKey": public_key}
     try:
@@ -146,7 +148,7 @@ def read_status(server_url: str, token: str | None) -> dict[str, Any]:
     Raises:
         Failure: the gateway cannot be reached, or refuses; the text says what to do.
     """
-    return _ask(_http_url(server_url, STATUS_PATH), f"does not tell its status; {_START}", token)
+    return _ask(http_url(server_url, STATUS_PATH), f"does not tell its status; {_START}", token)
 
 
 def read_readiness(server_url: str) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def read_readiness(server_url: str) -> dict[str, Any]:
     Raises:
         Failure: as for `read_status`.
     """
-    return _ask(_http_url(server_url, "/readyz"), "is no gateway of wsclient", None, accepted=(503,))
+    return _ask(http_url(server_url, "/readyz"), "is no gateway of wsclient", None, accepted=(503,))
 
 
 def _ask(
@@ -176,7 +178,7 @@ def _ask(
         body, headers["Content-Type"] = json.dumps(fields).encode(), "application/json"
     try:
         request = urllib.request.Request(url, body, headers)
-        with _opener(url).open(request, timeout=_TIMEOUT) as response:
+        with opener(url).open(request, timeout=_TIMEOUT) as response:
             status, answer = response.status, response.read(_MAX_ANSWER)
     except urllib.error.HTTPError as error:
         with error:
@@ -207,7 +209,13 @@ def _not_a_gateway(url: str, status: int) -> Failure:
     return Failure(f"{url} answered something else than a gateway would (HTTP {status}); check --server-url")
 
 
-def _http_url(server_url: str, path: str) -> str:
+def http_url(server_url: str, path: str) -> str:
+    """Return where a gateway answers HTTP.
+
+    Args:
+        server_url: the gateway's.
+        path: one of the gateway's own, with a slash first.
+    """
     parts = urlsplit(server_url)
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
     return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + path, "", ""))
@@ -220,7 +228,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
+def opener(url: str) -> urllib.request.OpenerDirector:
+    """Return what opens this URL: without following it elsewhere, and without a proxy to this machine."""
     handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
     if is_loopback(url):
         # A proxy never leads to this machine, whatever http_proxy says.
@@ -231,7 +240,7 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
 def _refusal(url: str, status: int, answer: bytes, missing: str) -> Failure:
     said = _field(answer, "error")
     if status == 401:
-        return Failure(f"{url} does not accept this admin token")
+        return Failure(f"{url} does not accept this admin token; give the one that the gateway was started with")
     if status == 404 and not said:
         return Failure(f"{url} {missing}")
     if 300 <= status < 400:
