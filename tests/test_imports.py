@@ -38,6 +38,7 @@ PACKAGES = {
     "gateway": {"attrs", "aiohttp", "filelock", "Crypto", "prometheus_client"},
     "cli": {"attrs", "click", "rich"},
     "contrib": {"attrs", "flask", "django", "IPython"},
+    "contrib.flask": {"attrs", "click", "flask"},
     "testing": {"attrs"},
     "testing.pytest_plugin": {"pytest"},
 }

@@ -249,7 +249,7 @@ class ClientOptions:
         for field in attrs.fields(cls):
             variable = _ENVIRONMENT_PREFIX + field.name.upper()
             if field.name not in options and environ.get(variable):
-                values[field.name] = _from_text(field.name, environ[variable], variable)
+                values[field.name] = from_text(field.name, environ[variable], variable)
         _leave_one_key(values, options)
         missing = [name for name in ("server_url", "client_id") if name not in values and name not in options]
         if missing:
@@ -319,7 +319,8 @@ _TEXT_OPTIONS = frozenset(
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
-def _from_text(name: str, text: str, variable: str) -> Any:
+def from_text(name: str, text: str, variable: str) -> Any:
+    """Return an option's value from the text of a variable; what is wrong with it is told by the variable's name."""
     if name in _TEXT_OPTIONS:
         return text
     if name == "headers":

@@ -20,7 +20,7 @@ from ..errors import WSClientError
 from ..events import GenerationResult
 from ..generation import Generation
 
-__all__ = ["HEADERS", "HEARTBEAT", "AsyncEventStream", "EventStream"]
+__all__ = ["HEADERS", "HEARTBEAT", "AsyncEventStream", "EventStream", "error_facts"]
 
 # The first write to who has left is answered with a reset, the second one fails: leaving is noticed within two
 # heartbeats, which makes less than 2 s.
@@ -32,6 +32,11 @@ HEADERS = {
     "X-Accel-Buffering": "no",
 }
 _COMMENT = b":\n\n"
+
+
+def error_facts(error: WSClientError) -> dict[str, Any]:
+    """Return what an `error` event says, ready for JSON; for answers that are no event stream as well."""
+    return {name: getattr(error, name) for name in ("code", "message", "description", "retryable", "retry_after")}
 
 
 class _Events:
@@ -77,8 +82,7 @@ class _Events:
 
     def _fail(self, error: WSClientError) -> bytes:
         self._is_over = True
-        facts = {name: getattr(error, name) for name in ("code", "message", "description", "retryable", "retry_after")}
-        return _event("error", facts)
+        return _event("error", error_facts(error))
 
     def close(self) -> None:
         """Stop the generation if it is still running, without waiting; idempotent. Web servers call it at the end."""
