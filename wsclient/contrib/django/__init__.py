@@ -10,7 +10,8 @@
 The same view serves WSGI and ASGI. Nothing connects before the first request that needs it.
 """
 
+from ..server_sent_events import error_facts
 from .clients import ClientHandler, clients, get_client
 from .responses import EventStreamResponse, stream_response
 
-__all__ = ["ClientHandler", "EventStreamResponse", "clients", "get_client", "stream_response"]
+__all__ = ["ClientHandler", "EventStreamResponse", "clients", "error_facts", "get_client", "stream_response"]

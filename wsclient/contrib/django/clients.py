@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.core.signals import setting_changed
@@ -46,7 +46,8 @@ class ClientHandler:
 
     def __iter__(self) -> Iterator[str]:
         """Iterate the aliases."""
-        return iter(configured() or ())
+        setting = configured()
+        return iter(setting if isinstance(setting, Mapping) else ())
 
     def all(self, initialized_only: bool = False) -> list[WSClient]:
         """Return the clients, or only those that were made already.

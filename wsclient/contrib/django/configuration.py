@@ -9,8 +9,8 @@
     }
 
 Each entry has the options of `ClientOptions` by their names in capitals, and two keys besides: CONFIG, the file that
-`wsclient register-client` wrote, which the entry's options win over; and CLIENT, a class or function (or its dotted
-path) that makes the client, called with the entry's options as keywords. It is there for tests and for subclasses.
+`wsclient register-client` wrote, which the entry's options win over; and CLIENT, for tests and subclasses: a client, or
+a class or function (or its dotted path) that makes one, called with the entry's other options as keywords.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def faults_of_entry(alias: str, entry: Any) -> list[Fault]:
     try:
         maker = _maker(entry)
     except (ImportError, TypeError) as error:
-        hint = "It is a class or function that makes the client, or its dotted path; leave it out for WSClient."
+        hint = "It is a client, or a class or function that makes one, or its dotted path; leave it out for WSClient."
         return [Fault("E010", f"{place}: CLIENT cannot be used: {error}", hint)]
     faults = [*_unknown_names(place, entry, maker), *_wrong_values(place, entry)]
     # What only shows when all of it is put together; a maker of one's own decides for itself what it needs.
@@ -150,8 +150,10 @@ def _maker(entry: Mapping[str, Any]) -> Callable[..., Any] | None:
     """
     given = entry.get("CLIENT")
     maker: Any = import_string(given) if isinstance(given, str) else given
+    if isinstance(maker, WSClient):
+        return lambda: maker
     if maker is not None and not callable(maker):
-        raise TypeError(f"{got(given)} cannot be called")
+        raise TypeError(f"{got(given)} is neither a client nor makes one")
     return None if maker is WSClient else maker
 
 

@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from wsclient.contrib.django.clients import clients
-from wsclient.contrib.django.configuration import make_client
+from wsclient.contrib.django.configuration import DEFAULT_ALIAS, make_client
 from wsclient.errors import WSClientError
 
 __all__ = ["Command"]
@@ -32,7 +32,7 @@ class Command(BaseCommand):
         Raises:
             CommandError: the first that failed.
         """
-        for alias in [options["alias"]] if options["alias"] else clients:
+        for alias in [options["alias"]] if options["alias"] else list(clients) or [DEFAULT_ALIAS]:
             try:
                 self.stdout.write(_look_at(alias))
             except (WSClientError, ImproperlyConfigured) as error:
@@ -48,8 +48,7 @@ def _look_at(alias: str) -> str:
         took = time.monotonic() - began
     finally:
         client.close()
-    named = ", ".join(models[:5]) + (", ..." if len(models) > 5 else "")
-    return _one_line(f"{alias}: logged in within {took * 1000:.0f} ms; {len(models)} models: {named or 'none'}")
+    return _one_line(f"{alias}: logged in, and answered after {took:.2f} s; its models: {', '.join(models) or 'none'}")
 
 
 def _one_line(text: str) -> str:
