@@ -20,6 +20,8 @@ from .waiting import wait_until
 
 __all__ = ["Served", "Tab", "serving"]
 
+# What a page sends whose server gave it a cookie against forged requests, as Django does.
+_COOKIE = {"Cookie": "csrftoken=" + "x" * 32, "X-CSRFToken": "x" * 32}
 # What gunicorn, Flask's own server, uvicorn and Django's say when they listen.
 _LISTENS = re.compile(r"(?:Listening at:|[Rr]unning on|development server at) (http://[^\s/]+)")
 
@@ -102,7 +104,9 @@ class Tab:
         self._line = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
         try:
             body = json.dumps({"prompt": prompt, "model": ""})
-            self._line.request("POST", "/chat", body, {"Content-Type": "application/json", **(headers or {})})
+            self._line.request(
+                "POST", "/chat", body, {"Content-Type": "application/json", **_COOKIE, **(headers or {})}
+            )
             self._answer = self._line.getresponse()
         except BaseException:
             self._line.close()
