@@ -359,8 +359,8 @@ def test_a_dial_given_up_at_its_very_end_closes_its_socket(monkeypatch: pytest.M
         transport = Transport(fast_options(server.url))
         upgrade = transport._upgrade
 
-        def slow_upgrade() -> None:
-            upgrade()
+        def slow_upgrade(address: str | None) -> None:
+            upgrade(address)
             connected.set()
             given_up.wait(5)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +47,32 @@ def test_a_self_made_certificate_works_with_an_ssl_context_that_trusts_it(
         assert client.complete("hi", max_tokens=20_000, seed=1).total_tokens == 20_000
 
     assert front.versions == ["TLSv1.3"]
+
+
+def test_clients_share_the_default_context_while_one_of_them_is_connected(
+    gateway: GatewayThread, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[weakref.ref[ssl.SSLContext]] = []
+    certificate = make_certificate(tmp_path)
+
+    def make() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(certificate.file)
+        made.append(weakref.ref(context))
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", make)
+    with TlsFront(gateway.port, certificate.server_context) as front:
+        clients = [make_client(front.url) for _ in range(3)]
+        for client in clients:
+            client.connect()
+        assert len(made) == 1
+        for client in clients:
+            client.close()
+        gc.collect()
+        assert made[0]() is None
+        clients[0].connect()
+        assert len(made) == 2
 
 
 def assert_refused(client: WSClient, front: TlsFront, reason: str) -> None:

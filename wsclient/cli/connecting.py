@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ CONNECTION_SECTION = {"Connection": ("config", "server_url", "client_id", "key",
 
 _FLAGS = (
     click.option("--config", type=path, envvar="WSCLIENT_CONFIG", help="The file that register-client wrote."),
-    click.option("--server-url", help="The gateway, such as wss://host."),
+    click.option("--server-url", multiple=True, help="The gateway, such as wss://host; may be given several times."),
     click.option("--client-id", help="The id that register-client gave."),
     click.option("--key", type=path, help="The private key, NAME_key.pem."),
     click.option("--allow-insecure", is_flag=True, help="Allow ws:// to other machines than this one."),
@@ -55,14 +55,16 @@ def connection_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_options(
-    config: Path | None, server_url: str | None, client_id: str | None, key: Path | None, allow_insecure: bool
+    config: Path | None, server_url: Sequence[str], client_id: str | None, key: Path | None, allow_insecure: bool
 ) -> ClientOptions:
     """Return what the flags say about the connection; they win over the file, the file over `WSCLIENT_*`.
 
     Raises:
         click.UsageError: it is wrong or not enough.
     """
-    flags = {"server_url": server_url, "client_id": client_id, "private_key_path": key}
+    # One is no list: errors name it as it was written.
+    urls = server_url[0] if len(server_url) == 1 else server_url or None
+    flags = {"server_url": urls, "client_id": client_id, "private_key_path": key}
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     if config is not None:
         given = _read_config(config, given)

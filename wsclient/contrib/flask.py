@@ -253,4 +253,4 @@ def check() -> None:
         raise click.ClickException(describe(error)) from None
     finally:
         client.close()
-    click.echo(f"{client._options.server_url} knows this client; its models: {models}")
+    click.echo(f"{', '.join(client._options.server_urls)} knows this client; its models: {models}")

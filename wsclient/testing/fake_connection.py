@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from ..core.actions import Action, StatusChanged
+from ..core.addresses import Addresses
 from ..core.backoff import Backoff
 from ..core.decoding import decode_client_message
 from ..core.messages import (
@@ -148,7 +149,8 @@ class FakeConnection:
         backoff = Backoff(options.reconnect_delay, options.max_reconnect_delay, None, lambda: 0.0)
         # Guards the session and the flags; taken inside of a writing's lock. No callback runs under either.
         self._lock = threading.RLock()
-        self._session = Session(times, backoff, auto_reconnect=options.auto_reconnect)
+        addresses = Addresses(options.server_urls)
+        self._session = Session(times, backoff, addresses, auto_reconnect=options.auto_reconnect)
         self._is_closed = False
         self._messages_sent = 0
         self._writings: dict[str, _Writing] = {}
