@@ -135,7 +135,7 @@ class Outbox:
         """Write until the frame is out. The caller holds the lock."""
         try:
             if not frame.is_written:
-                # Nearly always this is all, before any look at the clock: nothing waited, and the socket takes it whole.
+                # Nearly always this is all: nothing waited, and the socket takes it whole, so nobody needs a clock.
                 self._write_head()
             stalls_at = 0.0 if frame.is_written else time.monotonic() + self._stall_timeout
             while not frame.is_written:
