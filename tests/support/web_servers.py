@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -66,7 +67,10 @@ def serving(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> Ite
     with open(log, "wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
-        yield Served(wait_until(lambda: _url(log, process), 30), process, log)
+        url = wait_until(lambda: _url(log, process), 30)
+        # uvicorn and Django's own server say that they listen before they do.
+        wait_until(lambda: _accepts(url), 30)
+        yield Served(url, process, log)
         process.terminate()
         process.wait(20)
     except BaseException as error:
@@ -84,6 +88,15 @@ def _url(log: Path, process: subprocess.Popen[bytes]) -> str | None:
     assert process.poll() is None, text
     found = _LISTENS.search(text)
     return found and found[1]
+
+
+def _accepts(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname, parts.port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 class Tab:
