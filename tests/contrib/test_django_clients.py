@@ -95,11 +95,15 @@ def test_an_error_of_the_key_comes_as_it_is(tmp_path: Path) -> None:
 
 
 def test_threads_that_come_first_together_get_the_same_client_and_only_one_is_made() -> None:
-    made, together = [], threading.Barrier(8)
+    made, together, second = [], threading.Barrier(8), threading.Event()
 
     def make() -> WSClient:
         made.append(FakeClient())
-        return made[-1]
+        if len(made) > 1:
+            second.set()
+        # Time for a second one to be made, which there must not be.
+        second.wait(0.2)
+        return made[0]
 
     def get(_: int) -> WSClient:
         together.wait(10)

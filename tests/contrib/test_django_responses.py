@@ -20,7 +20,7 @@ import django
 from asgiref.testing import ApplicationCommunicator
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
-from django.test import RequestFactory, override_settings
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 
 from wsclient import ConnectionFailedError, ServerBusyError
 from wsclient.contrib.django import error_facts, stream_response
@@ -267,6 +267,22 @@ def test_middleware_may_wrap_what_a_view_of_its_servers_kind_streams() -> None:
     with fake(MIDDLEWARE=[SHOUT]):
         assert b'"ONE' in b"".join(wsgi("/plain")[0])
         assert b'"ONE' in asyncio.run(read())
+
+
+@pytest.mark.parametrize("view", ["/plain", "/later"])
+def test_djangos_own_test_client_reads_the_answer(view: str) -> None:
+    with fake():
+        body = b"".join(Client().get(view, {"prompt": "Hi"}))
+    assert [name for name, _ in told(body)] == ["start", "token", "token", "end"]
+
+
+def test_djangos_own_test_client_for_async_views_reads_the_answer() -> None:
+    async def read() -> bytes:
+        response = await AsyncClient().get("/coroutine", {"prompt": "Hi"})
+        return b"".join([chunk async for chunk in response])
+
+    with fake():
+        assert told(asyncio.run(read()))[-1][0] == "end"
 
 
 def test_what_goes_wrong_at_the_beginning_is_an_event() -> None:

@@ -44,6 +44,13 @@ UVICORN = [sys.executable, "-m", "uvicorn", "--port", "0", "--app-dir", str(EXAM
 # What gunicorn has of its own for ASGI since version 25, and what uvicorn brings for it; with the modules they are in.
 ASGI_WORKERS = {"asgi": "gunicorn.workers.gasgi", "uvicorn.workers.UvicornWorker": "uvicorn.workers"}
 
+# What was used before gunicorn forks: each worker needs a connection of its own, and leaves the master's alone.
+PRELOADED = """
+from django_chat import application, get_client
+
+assert get_client().complete("0").text
+"""
+
 
 def command(kind: str, *options: str) -> list[str]:
     """Return what serves the example, with one worker or more."""
@@ -71,6 +78,21 @@ def test_fifty_readers_get_each_their_whole_text(kind: str, gateway: Gateway, mo
     with serving(command(kind), tmp_path, gateway.environment) as served:
         fifty(served)
         assert 1 <= gateway.connections <= 4
+    wait_until(lambda: gateway.connections == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+def test_workers_that_inherit_a_client_that_was_used_get_each_their_whole_text(
+    kind: str, gateway: Gateway, model: Model, tmp_path: Path
+) -> None:
+    (tmp_path / "preloaded.py").write_text(PRELOADED)
+    with serving(gunicorn(kind, "--preload", app="preloaded:application"), tmp_path, gateway.environment) as served:
+        assert gateway.connections == 1
+        if kind != "sync":
+            model.meeting = threading.Barrier(READERS)
+        fifty(served)
+        assert gateway.connections >= 2
     wait_until(lambda: gateway.connections == 0)
 
 

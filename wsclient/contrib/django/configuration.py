@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -163,6 +164,8 @@ def _given(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _build(entry: Mapping[str, Any]) -> ClientOptions:
     if "CONFIG" in entry:
+        if not isinstance(entry["CONFIG"], str | os.PathLike):
+            raise TypeError(f"CONFIG must be the path of a file (got {got(entry['CONFIG'])})")
         return ClientOptions.from_config(entry["CONFIG"], **_given(entry))
     if missing := [key for key in ("SERVER_URL", "CLIENT_ID") if key not in entry]:
         raise ValueError(f"{' and '.join(missing)} must be given, or CONFIG")

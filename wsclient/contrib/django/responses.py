@@ -57,7 +57,8 @@ def stream_response(
 
     Args:
         generation: the generation, or what begins one, such as `lambda: get_client().stream(prompt)`: what goes wrong
-            at the beginning then is an `error` event too. It is called once, in a thread that may block.
+            at the beginning then is an `error` event too. It is called once, in a thread that may block, when the
+            answer is sent; what needs the database belongs into the view.
         heartbeat: seconds without text after which a comment is sent.
 
     Raises:
