@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from Crypto.PublicKey.RSA import RsaKey
 
 pytest.importorskip("django")
 
@@ -22,6 +23,7 @@ from django.views.debug import SafeExceptionReporterFilter
 
 import wsclient.contrib.django.checks as checks
 from wsclient.contrib.django import get_client
+from wsclient.keys import save_key_pair
 from wsclient.testing import FakeClient, Gateway
 
 from ..end_to_end.programs import run_program
@@ -175,12 +177,13 @@ def test_a_key_that_cannot_be_used_is_found(tmp_path: Path, rsa_public_pem: str)
     assert only(SOUND | {"PRIVATE_KEY": rsa_public_pem})[0] == "E009"
 
 
-def test_nobody_is_asked_for_a_passphrase(tmp_path: Path, rsa_key_pem: str) -> None:
-    def ask() -> str:
-        raise AssertionError("somebody was asked")
-
-    path = key_file(tmp_path, rsa_key_pem)
-    assert found({"default": SOUND | {"PRIVATE_KEY": None, "PRIVATE_KEY_PATH": path, "PASSPHRASE": ask}}) == []
+def test_nobody_is_asked_for_a_passphrase(tmp_path: Path, rsa_key: RsaKey) -> None:
+    path = save_key_pair(rsa_key, tmp_path, "my", "hush").private
+    asked = []
+    entry = SOUND | {"PRIVATE_KEY": None, "PRIVATE_KEY_PATH": path, "PASSPHRASE": lambda: asked.append(1) or "hush"}
+    assert found({"default": entry}) == []
+    assert asked == []
+    assert only(entry | {"PASSPHRASE": "wrong"})[0] == "E009"
 
 
 @pytest.mark.parametrize("client", ["wsclient.testing.NoClient", "nowhere.Client", "word", 7])

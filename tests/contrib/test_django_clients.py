@@ -197,10 +197,19 @@ def test_the_command_says_what_it_found_in_a_line_for_each_client() -> None:
         assert check(alias="other").splitlines() == [check(alias="other").strip()]
 
 
-def test_the_command_leaves_the_sites_own_clients_alone() -> None:
-    client = get_client()
-    check()
-    assert client.calls == []
+def test_the_command_closes_its_client_and_leaves_the_sites_own_alone() -> None:
+    made: list[FakeClient] = []
+
+    def make() -> FakeClient:
+        made.append(FakeClient())
+        return made[-1]
+
+    with override_settings(WSCLIENT={"default": {"CLIENT": make}}):
+        get_client()
+        check()
+        sites, commands = made
+        assert sites.calls == []
+        assert commands.calls[-1].method == "close"
 
 
 @pytest.mark.parametrize(
