@@ -1,6 +1,6 @@
 """The chat page of the Flask example in a real browser: what its user sees when all is well, and when it is not.
 
-Each state is looked at on a screen and on a phone; `--basetemp=FOLDER` keeps the pictures. Takes 15 s.
+Each state is looked at on a screen and on a phone; `--basetemp=FOLDER` keeps the pictures. Takes 20 s.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Model:
 
     def __call__(self, request: Request) -> Iterator[str]:
         if request.prompt == "busy":
-            raise ServerBusyError("12 generations wait for this model", retry_after=2.0)
+            raise ServerBusyError("12 generations wait for this model", retry_after=3.0)
         if request.prompt == "think":
             yield Thinking("A haiku has three lines.")
         words = HAIKU.split(" ")
@@ -184,20 +184,29 @@ def test_stop_stops_the_generation_on_the_server_and_keeps_the_text(key: str, pa
     assert HAIKU in page.tab.wait_for(ANSWER, "tokens")
 
 
+def test_leaving_the_page_stops_the_generation_on_the_server(page: Page, gateway: Gateway) -> None:
+    page.ask("wait")
+    page.tab.wait_for(ANSWER, "the gutter")
+    page.tab.open("about:blank")
+    wait_until(lambda: gateway.requests[-1].outcome == "stopped")
+
+
 def test_enter_sends_shift_and_enter_does_not_and_nothing_is_never_sent(page: Page, gateway: Gateway) -> None:
     page.tab.type("#prompt", Keys.ENTER, "  ", Keys.ENTER)
-    page.tab.type("#prompt", "one", Keys.SHIFT + Keys.ENTER + Keys.NULL, "two")
+    page.tab.type("#prompt", "<i>one</i>", Keys.SHIFT + Keys.ENTER + Keys.NULL, "two")
     page.look("typing")
     assert gateway.requests == []
     page.tab.type("#prompt", Keys.ENTER)
     page.tab.wait_for(ANSWER, "tokens")
-    assert [request.prompt for request in gateway.requests] == ["one\ntwo"]
-    assert page.tab.text(".mine") == "one\ntwo"
+    assert [request.prompt for request in gateway.requests] == ["<i>one</i>\ntwo"]
+    assert page.tab.text(".mine") == "<i>one</i>\ntwo"
 
 
-def test_a_gateway_that_is_down_is_said_and_comes_back_by_itself(page: Page, gateway: Gateway) -> None:
+def test_a_gateway_that_is_down_is_said_and_comes_back_by_itself(page: Page, gateway: Gateway, served: Served) -> None:
     page.tab.wait_for("#state", "Ready")
     gateway.stop()
+    # Until the server of the page knows, what it sends is lost, which is said differently.
+    wait_until(lambda: served.get("/models").get("error", {}).get("code") == "connection_failed")
     page.ask("Hello?")
     page.tab.wait_for(f"{ANSWER} .trouble", "The gateway cannot be reached")
     page.tab.wait_for("#state", "The gateway cannot be reached")

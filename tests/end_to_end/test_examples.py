@@ -42,6 +42,7 @@ def test_every_example_has_a_test() -> None:
 
 def test_every_example_is_short() -> None:
     assert all(len(path.read_text().splitlines()) < 80 for path in EXAMPLES.glob("*.py"))
+    assert len((EXAMPLES / "chat.html").read_text().splitlines()) < 200
 
 
 def test_stream_prints_the_text(site: Site) -> None:

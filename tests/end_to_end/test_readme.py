@@ -15,8 +15,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-import wsclient
-from wsclient import ClientOptions, ErrorCode, WSClient
+from wsclient import WSClient
 from wsclient.cli.program import program
 from wsclient.gateway.clients import RegisteredClient
 from wsclient.gateway.settings import _VARIABLES, GatewaySettings
@@ -48,8 +47,8 @@ def _table(heading: str) -> list[list[str]]:
 
 def test_no_code_block_escapes_these_tests() -> None:
     marked = re.findall(r"^<!-- (?:run|command|flags): .* -->\n```bash$", README, re.MULTILINE)
-    # And the client in JSON.
-    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + len(PYTEST_BLOCKS) + len(marked) + 1
+    # And the client in JSON, and the diagram of the statuses, which is drawn from the code.
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + len(PYTEST_BLOCKS) + len(marked) + 2
 
 
 def _settings(command: str) -> GatewaySettings:
@@ -200,29 +199,6 @@ def test_the_commands_install_what_they_run() -> None:
     assert "examples/local_llm.py" in model
     assert INSTALL in tests
     assert INSTALL in model
-
-
-def test_option_table_names_every_option_and_no_other() -> None:
-    named = [row[0].strip("`") for row in _table("Options")]
-
-    assert sorted(named) == sorted(field.name for field in attrs.fields(ClientOptions))
-
-
-def test_option_table_shows_the_defaults() -> None:
-    defaults = {field.name: field.default for field in attrs.fields(ClientOptions)}
-    shown = {row[0].strip("`"): row[1] for row in _table("Options")}
-
-    for name in ("reconnect_delay", "max_reconnect_delay", "connect_timeout", "auth_timeout", "request_timeout"):
-        assert shown[name] == f"{defaults[name]} s"
-    for name in ("auto_connect", "auto_reconnect", "allow_insecure", "allow_readable_key"):
-        assert shown[name] == f"`{defaults[name]}`"
-
-
-def test_error_table_names_every_code_with_its_class() -> None:
-    shown = {row[0].strip("`"): row[1].strip("`") for row in _table("Error codes")}
-
-    assert set(shown) == set(ErrorCode)
-    assert all(getattr(wsclient, name).code == code for code, name in shown.items())
 
 
 def test_testing_tables_name_every_fixture_and_every_fault() -> None:

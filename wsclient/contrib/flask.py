@@ -156,18 +156,14 @@ class _Client:
 
     def get(self) -> WSClient:
         """Return the client, made at the first call in this process or one that it was forked from."""
-        client = self._made.get(_NAME)
-        return self._first() if client is None else client
-
-    def _first(self) -> WSClient:
-        # Without a lock: one that was made before gunicorn's gevent worker patches would block all its greenlets.
-        # Of two threads that are here at the same time the second throws its own away, which never connected.
-        made = self._make()
-        client = self._made.setdefault(_NAME, made)
-        if client is not made:
-            made.close()
-        _clients.add(client)
-        return client
+        if not self._made:
+            # Without a lock: one that was made before gunicorn's gevent worker patches would block all its greenlets.
+            # Of two threads that are here at the same time the second throws its own away.
+            made = self._make()
+            if self._made.setdefault(_NAME, made) is not made:
+                made.close()
+            _clients.add(self._made[_NAME])
+        return self._made[_NAME]
 
 
 # Weakly: an application that is dropped drops its client, which then closes itself.
@@ -251,6 +247,4 @@ def check() -> None:
         models = ", ".join(model.name for model in client.list_models()) or "none"
     except WSClientError as error:
         raise click.ClickException(describe(error)) from None
-    finally:
-        client.close()
     click.echo(f"{', '.join(client._options.server_urls)} knows this client; its models: {models}")
