@@ -202,6 +202,7 @@ def test_a_client_of_ones_own_may_take_options_of_its_own() -> None:
 def test_the_file_of_register_client_is_looked_into(wsclient_gateway: Gateway, tmp_path: Path) -> None:
     assert found({"default": {"CONFIG": wsclient_gateway.config_path}}) == []
     assert only({"CONFIG": tmp_path / "none.json"})[0] == "E011"
+    assert only(FAKE | {"CONFIG": tmp_path / "none.json"})[0] == "E011"
     assert only({"CONFIG": None})[1] == 'WSCLIENT["default"]: CONFIG must be the path of a file (got None)'
     (tmp_path / "empty.json").write_text("{}")
     assert only({"CONFIG": tmp_path / "empty.json"})[:2] == (

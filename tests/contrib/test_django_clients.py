@@ -81,6 +81,17 @@ def test_a_subclass_is_given_the_options() -> None:
         assert get_client()._options.server_url == "wss://host/"
 
 
+def test_a_subclass_is_given_what_is_in_the_file_too(wsclient_gateway: Gateway) -> None:
+    class Mine(WSClient):
+        pass
+
+    entry = {"CONFIG": wsclient_gateway.config_path, "CLIENT": Mine, "REQUEST_TIMEOUT": 7.5}
+    with override_settings(WSCLIENT={"default": entry}):
+        assert get_client().list_models()
+        assert type(get_client()) is Mine
+        assert get_client()._options.request_timeout == 7.5
+
+
 def test_options_that_a_client_of_ones_own_refuses_are_told_by_their_place() -> None:
     told = pytest.raises(ImproperlyConfigured, match=r'WSCLIENT\["default"\]: .*missing 1 required .*url')
     with override_settings(WSCLIENT={"default": {"CLIENT": lambda url: None}}), told:
@@ -163,7 +174,7 @@ def test_other_settings_leave_the_clients_alone() -> None:
 
 def test_a_test_can_hand_in_its_own_client() -> None:
     fake = FakeClient({"Hi": "Hello"})
-    with override_settings(WSCLIENT={"default": {"CLIENT": fake}}):
+    with override_settings(WSCLIENT={"default": {"CLIENT": fake, "SERVER_URL": "wss://not-asked"}}):
         assert get_client().complete("Hi").text == "Hello"
     assert fake.requests[0].prompt == "Hi"
 

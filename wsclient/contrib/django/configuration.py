@@ -9,8 +9,8 @@
     }
 
 Each entry has the options of `ClientOptions` by their names in capitals, and two keys besides: CONFIG, the file that
-`wsclient register-client` wrote, which the entry's options win over; and CLIENT, for tests and subclasses: a client, or
-a class or function (or its dotted path) that makes one, called with the entry's other options as keywords.
+`wsclient register-client` wrote, which the entry's options win over; and CLIENT, for tests and subclasses: a client,
+taken as it is, or a class or function (or its dotted path) that makes one, called with all these options as keywords.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ __all__ = ["DEFAULT_ALIAS", "Fault", "configured", "faults_of_entry", "faults_of
 DEFAULT_ALIAS = "default"
 _OPTIONS = {field.name.upper(): field.name for field in attrs.fields(ClientOptions)}
 _KEYS = ("CLIENT", "CONFIG")
+# What `wsclient register-client` writes into the file.
+_IN_CONFIG = ("server_url", "client_id", "private_key_path", "signature_algorithm")
 # What is right for every option, so that each can be tried by itself.
 _SOUND: dict[str, Any] = {"server_url": "wss://localhost", "client_id": "client", "allow_insecure": True}
 _NO_CLIENT = 'Write WSCLIENT = {"default": {"SERVER_URL": ..., "CLIENT_ID": ..., "PRIVATE_KEY_PATH": ...}}.'
@@ -89,7 +91,7 @@ def faults_of_entry(alias: str, entry: Any) -> list[Fault]:
         return [Fault("E010", f"{place}: CLIENT cannot be used: {error}", hint)]
     faults = [*_unknown_names(place, entry, maker), *_wrong_values(place, entry)]
     # What only shows when all of it is put together; a maker of one's own decides for itself what it needs.
-    if not faults and maker is None:
+    if not faults and (maker is None or "CONFIG" in entry):
         try:
             _build(entry)
         except OSError as error:
@@ -112,7 +114,7 @@ def make_client(alias: str) -> WSClient:
     if maker is None:
         return WSClient.from_options(_build(entry))
     try:
-        client: WSClient = maker(**_given(entry))
+        client: WSClient = maker(**_keywords(entry))
     except (ValueError, TypeError) as error:
         raise ImproperlyConfigured(f'WSCLIENT["{alias}"]: {_in_capitals(str(error))}') from error
     return client
@@ -152,24 +154,32 @@ def _maker(entry: Mapping[str, Any]) -> Callable[..., Any] | None:
     given = entry.get("CLIENT")
     maker: Any = import_string(given) if isinstance(given, str) else given
     if isinstance(maker, WSClient):
-        return lambda: maker
+        # It has its options already.
+        return lambda **_: maker
     if maker is not None and not callable(maker):
         raise TypeError(f"{got(given)} is neither a client nor makes one")
     return None if maker is WSClient else maker
 
 
-def _given(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.lower(): value for key, value in entry.items() if key not in _KEYS}
+def _keywords(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a maker of one's own is called with: all options of the entry, and of the file that CONFIG names."""
+    given = {key.lower(): value for key, value in entry.items() if key not in _KEYS}
+    if "CONFIG" in entry:
+        options = _build(entry)
+        read = {name: getattr(options, name) for name in _IN_CONFIG}
+        given |= {name: value for name, value in read.items() if value is not None}
+    return given
 
 
 def _build(entry: Mapping[str, Any]) -> ClientOptions:
+    given = {name: entry[key] for key, name in _OPTIONS.items() if key in entry}
     if "CONFIG" in entry:
         if not isinstance(entry["CONFIG"], str | os.PathLike):
             raise TypeError(f"CONFIG must be the path of a file (got {got(entry['CONFIG'])})")
-        return ClientOptions.from_config(entry["CONFIG"], **_given(entry))
+        return ClientOptions.from_config(entry["CONFIG"], **given)
     if missing := [key for key in ("SERVER_URL", "CLIENT_ID") if key not in entry]:
         raise ValueError(f"{' and '.join(missing)} must be given, or CONFIG")
-    return ClientOptions(**_given(entry))
+    return ClientOptions(**given)
 
 
 def _unknown_names(place: str, entry: Mapping[Any, Any], maker: Callable[..., Any] | None) -> Iterator[Fault]:
