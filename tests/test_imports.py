@@ -39,6 +39,7 @@ PACKAGES = {
     "cli": {"attrs", "click", "rich"},
     "contrib": {"attrs", "flask", "django", "IPython"},
     "contrib.flask": {"attrs", "click", "flask"},
+    "contrib.ipython.markdown": {"markdown_it"},
     "testing": {"attrs"},
     "testing.pytest_plugin": {"pytest"},
 }

@@ -30,6 +30,8 @@ from .programs import Site, free_port, run_program, wait_for_line
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"^(?<!<!-- pytest -->\n)```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+# Cells, which tests/contrib/test_ipython_notebook.py runs.
+IPYTHON_BLOCKS = re.findall(r"^```ipython\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PYTEST_BLOCKS = re.findall(r"^<!-- pytest -->\n```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -47,8 +49,9 @@ def _table(heading: str) -> list[list[str]]:
 
 def test_no_code_block_escapes_these_tests() -> None:
     marked = re.findall(r"^<!-- (?:run|command|flags): .* -->\n```bash$", README, re.MULTILINE)
+    tested = [*PYTHON_BLOCKS, *PYTEST_BLOCKS, *IPYTHON_BLOCKS, *marked]
     # And the client in JSON, and the diagram of the statuses, which is drawn from the code.
-    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + len(PYTEST_BLOCKS) + len(marked) + 2
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(tested) + 2
 
 
 def _settings(command: str) -> GatewaySettings:
