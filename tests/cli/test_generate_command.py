@@ -117,7 +117,7 @@ class TestStopping:
         ollama.script(mode="hang", after=2)
         with Program("generate", "hello", f"--config={config}", cwd=folder) as program:
             program.wait_for("t001")
-            request = ollama.wait_for_request(1)
+            request = ollama.wait_for_request(path="/api/generate")
             program.send_signal(signal.SIGINT)
             assert program.wait() == 130
         assert request.disconnected.wait(5)
@@ -129,7 +129,7 @@ class TestStopping:
     ) -> None:
         ollama.script(mode="hang", after=0)
         with Program("generate", "hello", f"--config={config}", cwd=folder) as program:
-            request = ollama.wait_for_request(1)
+            request = ollama.wait_for_request(path="/api/generate")
             program.send_signal(signal.SIGINT)
             assert program.wait() == 130
         assert request.disconnected.wait(5)

@@ -55,10 +55,12 @@ def test_no_code_block_escapes_these_tests() -> None:
 
 
 def _settings(command: str) -> GatewaySettings:
-    """Return what a line of `wsclient serve` asks for."""
-    serve = program.commands["serve"]
-    params = serve.make_context("serve", shlex.split(command, comments=True)[2:]).params
-    return GatewaySettings.from_env({}, **{name: value for name, value in params.items() if name != "debug"})
+    """Return what a line of `wsclient serve` asks for, with the variables before it."""
+    words = shlex.split(command, comments=True)
+    start = words.index("wsclient")
+    params = program.commands["serve"].make_context("serve", words[start + 2 :]).params
+    environ = dict(word.split("=", 1) for word in words[:start])
+    return GatewaySettings.from_env(environ, **{name: value for name, value in params.items() if name != "debug"})
 
 
 def test_the_lines_that_serve_the_internet_say_what_the_flags_are_called() -> None:
@@ -66,6 +68,11 @@ def test_the_lines_that_serve_the_internet_say_what_the_flags_are_called() -> No
     assert (tls.port, tls.tls_cert, tls.requests_per_minute) == (443, Path("fullchain.pem"), 60)
     assert proxy.trusted_proxy == ("10.0.0.0/8",)
     assert page.allow_origin == ("https://app.example.org",)
+
+
+def test_the_lines_with_several_model_servers_name_the_same_two() -> None:
+    flags, variable = map(_settings, _bash_block("flags: servers").splitlines())
+    assert flags.model_server_urls == variable.model_server_urls == ("http://gpu1:11434", "http://gpu2:11434")
 
 
 def test_the_example_of_a_client_with_limits_has_nothing_wrong() -> None:
@@ -99,6 +106,7 @@ def test_the_table_of_flags_has_each_with_its_variable_and_default() -> None:
         else:
             mebibytes = re.fullmatch(r"(\d+) MiB", said)
             said = str(int(mebibytes[1]) << 20) if mebibytes else said
+            value = ",".join(value) if isinstance(value, tuple) else value
             assert said == (f"{value:g}" if isinstance(value, float) else str(value)), name
 
 

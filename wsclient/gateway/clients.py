@@ -118,6 +118,11 @@ class RegisteredClient:
         return entry | dict(self.extra)
 
     @property
+    def login(self) -> tuple[object, ...]:
+        """What an open connection of the client rests on."""
+        return self.public_key, self.signature_algorithm, self.allowed_ips
+
+    @property
     def key(self) -> Key | None:
         """The public key, ready for `verify_signature`; `None` when it is not one we accept."""
         return _judge_key(self.public_key).key
@@ -234,10 +239,7 @@ class Snapshot:
 
     def logins(self) -> dict[str, tuple[object, ...]]:
         """Return what an open connection of each client rests on, by id."""
-        return {
-            client.id: (client.public_key, client.signature_algorithm, client.allowed_ips)
-            for client in self.clients.values()
-        }
+        return {client.id: client.login for client in self.clients.values()}
 
 
 def new_client(name: str, public_key_pem: str, algorithm: str, now: float) -> RegisteredClient:

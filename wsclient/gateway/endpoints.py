@@ -7,8 +7,8 @@ metrics port, on 127.0.0.1 unless told otherwise, is the operator's own network 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -18,6 +18,7 @@ from .registration import AdminDesk, answer_json
 
 if TYPE_CHECKING:
     from .metrics import Metrics
+    from .pooled_server import PooledServer
 
 __all__ = ["Endpoints"]
 
@@ -30,6 +31,7 @@ class Endpoints:
         is_stopping: whether the gateway is about to end.
         desk: the administrator's; `None` when there is no admin token, and then its paths do not exist.
         metrics: the figures; `None` when nobody can ask for them.
+        servers: the model servers, when there are several.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class Endpoints:
         is_stopping: Callable[[], bool],
         desk: AdminDesk | None,
         metrics: Metrics | None,
+        servers: Sequence[PooledServer] = (),
     ) -> None:
         self._not_ready = not_ready
         self._is_stopping = is_stopping
         self._desk = desk
         self._metrics = metrics
+        self._servers = servers
 
     async def answer(self, request: web.BaseRequest, address: str) -> web.Response:
         """Answer a request to the main port that asks for no WebSocket.
@@ -57,21 +61,28 @@ class Endpoints:
             refusal = self._desk.refuse(request, address)
             # Not `or`: a response of an older aiohttp is an empty mapping, and false.
             return await self._show_metrics() if refusal is None else refusal
-        return await self._answer_health(request)
+        return await self._answer_health(request, is_operator=False)
 
     async def answer_operator(self, request: web.BaseRequest) -> web.Response:
         """Answer a request to the metrics port."""
         if _asks_for(request, "/metrics"):
             return await self._show_metrics()
-        return await self._answer_health(request)
+        return await self._answer_health(request, is_operator=True)
 
-    async def _answer_health(self, request: web.BaseRequest) -> web.Response:
+    async def _answer_health(self, request: web.BaseRequest, *, is_operator: bool) -> web.Response:
         if _asks_for(request, "/healthz"):
             return answer_json(200, {"status": "ok"})
         if _asks_for(request, "/readyz"):
             reasons = await self._not_ready()
-            return answer_json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
+            answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
+            if self._servers:
+                answer["modelServers"] = self._states(with_urls=is_operator)
+            return answer_json(503 if reasons else 200, answer)
         return answer_plain(request)
+
+    def _states(self, *, with_urls: bool) -> list[dict[str, Any]]:
+        """Return which model servers answer; where they are is not for strangers."""
+        return [({"url": server.url} if with_urls else {}) | {"answers": server.is_up} for server in self._servers]
 
     async def _show_metrics(self) -> web.Response:
         assert self._metrics is not None
