@@ -179,8 +179,8 @@ def test_under_asgi_each_token_goes_out_when_it_comes(view: str) -> None:
                 assert await receive(server) == [("token", {"text": "step "})]
             steps.is_over = True
             steps.go()
-            assert await receive(server) == [("token", {"text": "step "})]
-            assert (await receive(server))[0][0] == "end"
+            while (await receive(server))[-1][0] != "end":
+                pass
 
     with served(steps, MIDDLEWARE=[GZIP]):
         asyncio.run(read())
