@@ -1,6 +1,6 @@
 """The system checks of Django projects: each mistake in WSCLIENT has its id and a hint.
 
-Takes 5 s, of which 3 are `manage.py check` in a process of its own.
+Takes 3 s, of which 2 are `manage.py check` in a process of its own.
 """
 
 from __future__ import annotations

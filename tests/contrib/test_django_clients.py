@@ -1,6 +1,6 @@
 """The clients of a Django project: one for each alias and process, replaced by a test's settings, closed at the end.
 
-Takes 5 s: half of it are processes that are looked at from outside.
+Takes 3 s: most of it are processes that are looked at from outside.
 """
 
 from __future__ import annotations

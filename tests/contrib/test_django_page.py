@@ -1,7 +1,7 @@
 """The chat page of the Django example in a real browser, served by Django's own server and by uvicorn.
 
 What the page looks like in every state is tested with the Flask example; here it is that Django serves the same page,
-forgery protection and all. Pictures are kept by `--basetemp=FOLDER`. Takes 12 s, all of it slow.
+forgery protection and all. Pictures are kept by `--basetemp=FOLDER`. Takes 16 s, all of it slow.
 """
 
 from __future__ import annotations
