@@ -13,7 +13,7 @@ from wsclient.gateway.thread import GatewayThread
 
 from ..support.llama_server import MISSING
 from ..support.web_servers import Tab, serving
-from .programs import Site, run_program, wait_for_line
+from .programs import Site, free_port, run_program, wait_for_line
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -34,6 +34,7 @@ def test_every_example_has_a_test() -> None:
         "local_llm.py",
         "test_chatbot.py",
         "flask_chat.py",
+        "django_chat.py",
     }
 
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
@@ -123,5 +124,12 @@ def test_flask_chat_lists_the_models_and_streams_an_answer(site: Site) -> None:
         serving([sys.executable, str(EXAMPLES / "flask_chat.py")], site.folder, {"PORT": "0"}) as served,
         Tab(served.url, "Hello") as tab,
     ):
+        assert served.get("/models") == {"models": ["builtin:latest"]}
+        assert len(tab.text().split()) > 10
+
+
+def test_django_chat_lists_the_models_and_streams_an_answer(site: Site) -> None:
+    command = [sys.executable, str(EXAMPLES / "django_chat.py"), "runserver", "--noreload", str(free_port())]
+    with serving(command, site.folder, {"PYTHONUNBUFFERED": "1"}) as served, Tab(served.url, "Hello") as tab:
         assert served.get("/models") == {"models": ["builtin:latest"]}
         assert len(tab.text().split()) > 10

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from .waiting import wait_until
 
 __all__ = ["Served", "Tab", "serving"]
 
+# What a page sends whose server gave it a cookie against forged requests, as Django does.
+_COOKIE = {"Cookie": "csrftoken=" + "x" * 32, "X-CSRFToken": "x" * 32}
 # What gunicorn, Flask's own server, uvicorn and Django's say when they listen.
 _LISTENS = re.compile(r"(?:Listening at:|[Rr]unning on|development server at) (http://[^\s/]+)")
 
@@ -64,7 +67,10 @@ def serving(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> Ite
     with open(log, "wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
-        yield Served(wait_until(lambda: _url(log, process), 30), process, log)
+        url = wait_until(lambda: _url(log, process), 30)
+        # uvicorn and Django's own server say that they listen before they do.
+        wait_until(lambda: _accepts(url), 30)
+        yield Served(url, process, log)
         process.terminate()
         process.wait(20)
     except BaseException as error:
@@ -82,6 +88,15 @@ def _url(log: Path, process: subprocess.Popen[bytes]) -> str | None:
     assert process.poll() is None, text
     found = _LISTENS.search(text)
     return found and found[1]
+
+
+def _accepts(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname, parts.port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 class Tab:
@@ -102,7 +117,9 @@ class Tab:
         self._line = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
         try:
             body = json.dumps({"prompt": prompt, "model": ""})
-            self._line.request("POST", "/chat", body, {"Content-Type": "application/json", **(headers or {})})
+            self._line.request(
+                "POST", "/chat", body, {"Content-Type": "application/json", **_COOKIE, **(headers or {})}
+            )
             self._answer = self._line.getresponse()
         except BaseException:
             self._line.close()
