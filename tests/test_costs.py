@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
 import shutil
 import signal
@@ -120,6 +121,25 @@ def test_a_batch_of_500_tokens_takes_one_lock_once_and_is_handed_over_at_once(
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_requests_whose_deadline_is_nearer_than_the_next_ping_wake_the_watchdog_once(
+    fake_client: Callable[..., WSClient], fake_network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = fake_client(request_timeout=10.0, ping_interval=1000.0, connect_timeout=100.0, auth_timeout=100.0)
+    line = connected(client, fake_network)
+
+    def answer(text: str, deadline: float) -> None:
+        line.say({"type": "pong", "id": json.loads(text)["id"]})
+
+    monkeypatch.setattr(line, "send", answer)
+    watchdog = client._connection.watchdog
+    watchdog._notes = notes = Counted(watchdog._notes)  # type: ignore[assignment]
+    for _ in range(20):
+        client.ping()
+        # The watchdog has its turn between two requests, and plans anew.
+        client._connection.plan_wake_up()
+    assert notes.puts == 1
 
 
 def test_a_token_that_waits_to_be_read_is_one_object_and_little_more_than_its_text() -> None:

@@ -376,5 +376,5 @@ def test_leaving_the_context_ends_the_server_even_in_mid_answer() -> None:
 def test_a_port_that_is_taken_is_told_at_once(fake: FakeOllama) -> None:
     taken = urlsplit(fake.url).port
     assert taken is not None
-    with pytest.raises(OSError, match="address already in use"), FakeOllama(port=taken):
+    with pytest.raises(OSError, match="Address already in use"), FakeOllama(port=taken):
         pass

@@ -102,6 +102,63 @@ def test_next_inside_of_a_loop_takes_the_loops_next_token(source: Source) -> Non
     assert seen == [("Rain ", "falls "), ("on ", "leaves")]
 
 
+def test_read_takes_all_text_that_is_there(source: Source) -> None:
+    source.push("a", "b")
+    source.push("c")
+    assert source.generation().read(0) == "abc"
+
+
+def test_read_gives_none_at_the_end_and_again(source: Source) -> None:
+    generation = source.whole()
+    assert [generation.read(), generation.read(), generation.read(0)] == ["Rain falls on leaves", None, None]
+
+
+def test_read_gives_an_empty_text_when_none_came_in_time(source: Source) -> None:
+    generation = source.generation()
+    begun = time.monotonic()
+    assert generation.read(0.05) == ""
+    assert time.monotonic() - begun >= 0.05
+    assert source.abandoned == []
+
+
+def test_read_waits_for_text_that_is_still_to_come(source: Source) -> None:
+    seen: list[str | None] = []
+    generation = source.generation()
+    reader = in_thread(lambda: seen.append(generation.read(5)))
+    assert reader.is_alive()
+    source.push("late")
+    reader.join(5)
+    assert seen == ["late"]
+
+
+def test_read_raises_what_failed_the_generation_after_the_text(source: Source) -> None:
+    source.push("half")
+    source.feed.fail(ServerError("gone"))
+    generation = source.generation()
+    assert generation.read() == "half"
+    with pytest.raises(ServerError, match="gone"):
+        generation.read()
+
+
+def test_what_read_took_is_not_unread_any_more() -> None:
+    small = Source(max_unread_bytes=200)
+    generation = small.generation()
+    for _ in range(20):
+        assert small.push("x" * 100)
+        assert generation.read(0) == "x" * 100
+
+
+def test_read_and_a_loop_share_the_tokens(source: Source) -> None:
+    generation = source.whole()
+    assert next(iter(generation)) == "Rain "
+    assert generation.read() == "falls on leaves"
+
+
+def test_read_refuses_a_negative_timeout(source: Source) -> None:
+    with pytest.raises(ValueError, match="timeout is -1"):
+        source.generation().read(-1)
+
+
 def test_reading_goes_on_after_a_break_where_it_left_off(source: Source) -> None:
     generation = source.whole()
     for token in generation:
@@ -617,8 +674,8 @@ def test_an_end_that_ctrl_c_took_away_is_there_for_the_next_reader(source: Sourc
             self.put = batches.put
             self._get = batches.get
 
-        def get(self, *, block: bool) -> None:
-            self._get(block=block)
+        def get(self, *, timeout: float | None) -> None:
+            self._get(timeout=timeout)
             raise KeyboardInterrupt
 
     source.finish()
@@ -627,12 +684,44 @@ def test_an_end_that_ctrl_c_took_away_is_there_for_the_next_reader(source: Sourc
     with pytest.raises(KeyboardInterrupt):
         next(source.generation())
     source.feed._batches = batches
-    assert source.feed.next_batch(blocking=False) is None
+    assert source.feed.next_batch(timeout=0) is None
+
+
+def test_aread_gives_text_that_comes_while_it_waits(source: Source) -> None:
+    async def read() -> list[str | None]:
+        generation = source.generation()
+        waiting = asyncio.ensure_future(generation.aread(10))
+        await asyncio.sleep(0)
+        source.push("late")
+        text = await waiting
+        source.finish()
+        return [text, await generation.aread()]
+
+    assert asyncio.run(read()) == ["late", None]
+
+
+def test_aread_gives_an_empty_text_when_none_came_in_time(source: Source) -> None:
+    generation = source.generation()
+    assert asyncio.run(generation.aread(0.01)) == ""
+    assert source.feed._wakers == ()
+
+
+def test_a_cancelled_aread_leaves_the_generation_running(source: Source) -> None:
+    generation = source.generation()
+
+    async def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(generation.aread(), 0.01)
+
+    asyncio.run(give_up())
+    assert source.abandoned == []
+    source.push("on")
+    assert generation.read() == "on"
 
 
 def test_next_batch_says_that_nothing_is_there(source: Source) -> None:
     with pytest.raises(queue.Empty):
-        source.feed.next_batch(blocking=False)
+        source.feed.next_batch(timeout=0)
 
 
 def test_a_batch_is_a_sequence_of_its_handles_in_order(source: Source) -> None:

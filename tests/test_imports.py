@@ -41,8 +41,10 @@ PACKAGES = {
     "gateway.store.link": {"redis"},
     "gateway.store.notices": {"redis"},
     "gateway.store.registry": {"attrs", "redis"},
-    "cli": {"attrs", "click", "rich"},
+    "cli": {"attrs", "click", "markdown_it", "rich"},
     "contrib": {"attrs", "flask", "django", "IPython"},
+    "contrib.flask": {"attrs", "click", "flask"},
+    "contrib.ipython.markdown": {"markdown_it"},
     "testing": {"attrs"},
     "testing.pytest_plugin": {"pytest"},
 }

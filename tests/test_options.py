@@ -65,6 +65,15 @@ def test_http_urls_mean_the_same_as_websocket_urls(given: str, used: str) -> Non
     assert options(server_url=given).server_url == used
 
 
+def test_several_addresses_are_taken_in_their_order() -> None:
+    made = options(server_url=["https://b", "wss://a"])
+    assert made.server_url == made.server_urls == ("wss://b/", "wss://a/")
+
+
+def test_one_address_is_all_there_are() -> None:
+    assert options(server_url="wss://host").server_urls == ("wss://host/",)
+
+
 @pytest.mark.parametrize("host", ["localhost", "app.localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
 def test_a_plain_connection_to_this_machine_is_allowed(host: str) -> None:
     assert options(server_url=f"ws://{host}:3000").server_url.startswith("ws://")
@@ -145,6 +154,19 @@ def test_the_seeds_own_defaults_are_refused_with_the_hint(name: str, seeds: int)
     [
         ({"server_url": ""}, "server_url must be a URL like 'wss://host' (got '')"),
         ({"server_url": None}, "server_url must be a URL like 'wss://host' (got None)"),
+        (
+            {"server_url": []},
+            "server_url has no address in it; give a URL like 'wss://host', or several different ones",
+        ),
+        (
+            {"server_url": ["wss://a", "wss://b", "wss://a/"]},
+            "server_url names 'wss://a/' twice; give a URL like 'wss://host', or several different ones",
+        ),
+        ({"server_url": ["wss://a", 7]}, "server_url must be a URL like 'wss://host' (got 7)"),
+        (
+            {"server_url": ["wss://a", "ws://gateway.lan"]},
+            "server_url 'ws://gateway.lan/' is not encrypted; use wss://, or allow_insecure=True in a trusted network",
+        ),
         ({"server_url": "host:3000"}, "server_url must start with ws:// or wss:// and name a host (got 'host:3000')"),
         ({"server_url": "wss://"}, "server_url must start with ws:// or wss:// and name a host (got 'wss://')"),
         ({"server_url": "ftp://host"}, "server_url must start with ws:// or wss:// and name a host (got 'ftp://host')"),

@@ -150,6 +150,17 @@ def write(path: Path, config: Any) -> Path:
     return path
 
 
+@pytest.mark.parametrize("text", ["wss://a wss://b/x,y", "wss://a, wss://b/x,y", " wss://a,\nwss://b/x,y "])
+def test_several_addresses_stand_in_one_variable(text: str) -> None:
+    made = ClientOptions.from_env({"WSCLIENT_SERVER_URL": text}, client_id="id", private_key=PEM)
+    assert made.server_urls == ("wss://a/", "wss://b/x,y")
+
+
+def test_several_addresses_are_a_list_in_a_configuration(tmp_path: Path) -> None:
+    path = write(tmp_path / "config.json", {**CONFIG, "serverUrl": ["wss://a", "wss://b"]})
+    assert ClientOptions.from_config(path).server_urls == ("wss://a/", "wss://b/")
+
+
 CONFIG = {
     "clientId": "id",
     "name": "my-client",

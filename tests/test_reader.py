@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from wsclient.core.addresses import Target
 from wsclient.core.frames import CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, encode_frame
 from wsclient.errors import (
     ConnectionFailedError,
@@ -39,6 +40,9 @@ class FakeConnection:
         self.losses: list[WSClientError] = []
         self.refuses: WSClientError | None = None
         self.fails: BaseException | None = None
+
+    def resolved(self, reader: Reader, addresses: list[str]) -> Target:
+        return Target("ws://localhost/")
 
     def opened(self, reader: Reader) -> None:
         if self.refuses is not None:

@@ -13,7 +13,7 @@ import pytest
 
 from wsclient.errors import ConnectionFailedError, ConnectionTimeoutError, WSClientError, may_reconnect
 from wsclient.testing.scripted_server import Peer, ScriptedServer
-from wsclient.transport import Transport
+from wsclient.transport import Transport, proxy_of
 
 from .support.certificates import shared_certificate
 from .support.fast_clients import fast_options
@@ -112,6 +112,21 @@ def test_another_http_answer_than_101_is_connection_failed(status: str, is_retri
     assert type(error) is ConnectionFailedError
     assert error.message == f"{server.url}/ answered HTTP {status[:3]} instead of 101"
     assert may_reconnect(error) is is_retried
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        ("401 Unauthorized", "wants a login of its own"),
+        ("404 Not Found", "check the host, port and path of server_url"),
+        ("429 Too Many Requests", "try again in a moment"),
+        ("502 Bad Gateway", "not running behind its proxy"),
+        ("302 Found", "Give the URL that it leads to"),
+    ],
+)
+def test_what_another_http_answer_means_is_its_description(status: str, advice: str) -> None:
+    with answering(status, {"Content-Length": "0"}) as server:
+        assert advice in dial_error(server.url).description
 
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
@@ -304,6 +319,19 @@ def test_no_proxy_is_used_when_the_option_is_empty(
     assert proxy.requests == []
 
 
+def test_which_proxy_a_dial_goes_through_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def proxy(**options: Any) -> str | None:
+        return proxy_of(fast_options("ws://127.0.0.1:9", **options), "ws://127.0.0.1:9")
+
+    assert proxy() is None
+    assert proxy(proxy="socks5://me:s3cret@there:1") == "there:1"
+    monkeypatch.setenv("http_proxy", "http://here:2")
+    assert proxy() == "here:2"
+    assert proxy(proxy="") is None
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert proxy() is None
+
+
 def test_a_proxy_that_refuses_is_connection_failed_without_its_password() -> None:
     with answering("407 Proxy Authentication Required") as proxy:
         error = dial_error("ws://127.0.0.1:9", proxy=proxy.url.replace("ws://", "http://me:s3cret@"))
@@ -359,8 +387,8 @@ def test_a_dial_given_up_at_its_very_end_closes_its_socket(monkeypatch: pytest.M
         transport = Transport(fast_options(server.url))
         upgrade = transport._upgrade
 
-        def slow_upgrade() -> None:
-            upgrade()
+        def slow_upgrade(address: str | None) -> None:
+            upgrade(address)
             connected.set()
             given_up.wait(5)
 

@@ -114,6 +114,7 @@ def test_it_survives_its_own_bugs_and_logs_them(
     start(watchdog, connection)
     connection.fails = True
     watchdog.note(Wake())
+    wait_until(lambda: "unexpected error" in caplog.text)
     watchdog.note(Wake())
     wait_until(lambda: connection.events == ["tick"])
     assert "unexpected error" in caplog.text
@@ -211,3 +212,23 @@ def test_a_thread_that_comes_up_after_its_start_was_given_up_ends_at_once(
     late[0].join(5)
     assert not late[0].is_alive()
     assert connection.plans == 0
+
+
+def test_notes_that_wait_together_take_one_look_at_the_deadlines(
+    watchdog: Watchdog, connection: FakeConnection
+) -> None:
+    begins, may_go_on = threading.Event(), threading.Event()
+
+    def abandon(id: str) -> None:
+        begins.set()
+        may_go_on.wait(5)
+        connection.events.append(id)
+
+    connection.abandon = abandon  # type: ignore[method-assign]
+    start(watchdog, connection)
+    for number in range(5):
+        watchdog.note(Abandon(str(number)))
+    assert begins.wait(5)
+    may_go_on.set()
+    wait_until(lambda: "tick" in connection.events)
+    assert connection.events == ["0", "1", "2", "3", "4", "tick"]

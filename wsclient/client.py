@@ -43,7 +43,8 @@ class WSClient:
     Dropping the last reference closes it.
 
     Args:
-        server_url: the gateway, `wss://host` (`ws://` only to this machine unless `allow_insecure`).
+        server_url: the gateway, `wss://host` (`ws://` only to this machine unless `allow_insecure`), or several
+            addresses of one system, tried in order.
         client_id: the id that registering the client gave.
         private_key_path: the PEM file of the registered key pair's private half.
         signature_algorithm, auto_reconnect, reconnect_delay, ping_interval, request_timeout, auto_connect,
@@ -58,7 +59,7 @@ class WSClient:
 
     def __init__(
         self,
-        server_url: str,
+        server_url: str | Sequence[str],
         *,
         client_id: str,
         private_key_path: str | os.PathLike[str] | None = None,

@@ -54,7 +54,6 @@ class Connection(Line):
     def connect(self, timeout: float | None) -> None:
         """Connect and wait until the login is through; see `WSClient.connect`."""
         self._use()
-        limit = timeout if timeout is not None else self._options.connect_timeout + 2 * self._options.auth_timeout
         with self._lock:
             self._is_closed = False
             if self._session.is_ready:
@@ -62,7 +61,8 @@ class Connection(Line):
             waiter = self._waiters.add(is_patient=False)
             loss = self._dial() if self._reader is None else None
         self._tell_loss(loss)
-        self._wait(waiter, limit)
+        # Without a time-out too it ends: each step at each address has a deadline, which the watchdog keeps.
+        self._wait(waiter, timeout)
 
     def wait_ready(self, timeout: float | None) -> bool:
         """Wait for a login that others bring about; see `WSClient.wait_ready`."""
@@ -83,22 +83,23 @@ class Connection(Line):
                 self._waiters.remove(waiter)
         return True
 
-    def _wait(self, waiter: LoginWaiter, timeout: float) -> None:
+    def _wait(self, waiter: LoginWaiter, timeout: float | None) -> None:
         try:
             wait_for(waiter.future, timeout, "connecting")
         except RequestTimeoutError:
             if waiter.future.is_done:
                 raise
-            self._leave_attempt(waiter, timeout)
-            raise ConnectionTimeoutError(f"no login at {self._options.server_url} within {timeout:g} s") from None
+            self._leave_attempt(waiter)
+            url = self._session.addresses.current.url
+            raise ConnectionTimeoutError(f"no login at {url} within {timeout:g} s") from None
         except BaseException:
-            self._leave_attempt(waiter, timeout)
+            self._leave_attempt(waiter)
             raise
         finally:
             with self._lock:
                 self._waiters.remove(waiter)
 
-    def _leave_attempt(self, waiter: LoginWaiter, timeout: float) -> None:
+    def _leave_attempt(self, waiter: LoginWaiter) -> None:
         """Give an attempt up with its last waiter, unless the schedule wants it."""
         with self._lock:
             self._waiters.remove(waiter)
@@ -106,7 +107,7 @@ class Connection(Line):
             if self._waiters or reader is None or self._session.keeps_trying or self._session.is_ready:
                 return
             # Under the same lock: a moment later it may have succeeded, and somebody may use it.
-            loss = self._take_loss(reader, ConnectionTimeoutError(f"the attempt was given up after {timeout:g} s"))
+            loss = self._take_loss(reader, ConnectionTimeoutError("nobody waited for it any more"), ends_round=True)
             reader.transport.abort()
         self._tell_loss(loss)
 

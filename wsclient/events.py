@@ -69,7 +69,15 @@ class GenerationStartEvent:
 
 @attrs.frozen(slots=True)
 class Usage:
-    """What a generation cost, as far as the server said; times in seconds, `None` for what it did not say."""
+    """What a generation cost, as far as the server said; `None` for what it did not say.
+
+    Attributes:
+        prompt_tokens: how many tokens the prompt had.
+        completion_tokens: how many the answer has.
+        total_duration: seconds in all, loading included.
+        load_duration: seconds for loading the model.
+        eval_duration: seconds for writing the answer.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -101,7 +109,17 @@ class GenerationEndEvent:
 
 @attrs.frozen(slots=True)
 class ErrorEvent:
-    """The facts of a `WSClientError`, for `on_error` (seed section "Error Handling")."""
+    """The facts of a `WSClientError`, for `on_error` (seed section "Error Handling").
+
+    Attributes:
+        message: what happened.
+        code: which kind of error it is.
+        description: what it means and what to do next.
+        id: the id of the request or generation that it belongs to, if any.
+        retryable: whether the same call can succeed later.
+        retry_after: seconds to wait before that, when the server said so.
+        text: the text of a generation received before it failed.
+    """
 
     message: str
     code: ErrorCode

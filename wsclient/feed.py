@@ -248,15 +248,18 @@ class GenerationFeed:
                 pieces[:count] = ["".join(pieces[:count])]
             return pieces[0] if pieces else ""
 
-    def next_batch(self, *, blocking: bool = True) -> list[str] | None:
+    def next_batch(self, timeout: float | None = None) -> list[str] | None:
         """Return the next tokens, `None` at the end.
 
+        Args:
+            timeout: seconds to wait for them at most.
+
         Raises:
-            queue.Empty: nothing there, and not blocking.
+            queue.Empty: nothing came in that time.
         """
         self._use_process()
         try:
-            item = self._batches.get(block=blocking)
+            item = self._batches.get(timeout=timeout)
         except BaseException:
             # Ctrl-C may come right after the get: the end must not be lost for the next one who asks.
             if self.is_done:

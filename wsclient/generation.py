@@ -6,6 +6,7 @@ A `Generation` reads a `GenerationFeed`, which is all that the session holds: so
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -17,6 +18,8 @@ from .feed import GenerationFeed, inherited_error, wait_for
 from .futures import Future
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .client import WSClient
 
 __all__ = ["Batch", "Generation", "Reply"]
@@ -108,6 +111,91 @@ class Generation:
         Raises:
             WSClientError: the generation failed; `text` has what came before.
         """
+        try:
+            with self._waking() as is_ready:
+                while True:
+                    while self._tokens:
+                        try:
+                            token = self._tokens.popleft()
+                        except IndexError:
+                            # Another thread was faster.
+                            break
+                        yield token
+                    is_ready.clear()
+                    try:
+                        if not self._advance(timeout=0):
+                            break
+                    except queue.Empty:
+                        await is_ready.wait()
+            self._raise_error()
+        finally:
+            self._leave()
+
+    def read(self, timeout: float | None = None) -> str | None:
+        """Return all text of the answer that came in and nobody has read yet; for who has something to do meanwhile.
+
+        It shares its tokens with the loops: what is read here is not seen there. Leaving is not noticed, so put it into
+        a `with generation:`, which stops the generation when it is left. Ctrl-C stops it too.
+
+        Args:
+            timeout: seconds to wait for text at most; 0 takes what is there.
+
+        Returns:
+            The text; an empty one when none came in that time; `None` at the end.
+
+        Raises:
+            WSClientError: the generation failed; `text` has what came before.
+            ValueError: the time-out is negative.
+        """
+        if timeout is not None and timeout < 0:
+            raise ValueError(f"timeout is {timeout:g}; it must not be negative")
+        pieces: list[str] = []
+        try:
+            while True:
+                # It ends when the last one is taken, by another thread perhaps.
+                with contextlib.suppress(IndexError):
+                    while True:
+                        pieces.append(self._tokens.popleft())
+                if not self._advance(0 if pieces else timeout):
+                    break
+        except queue.Empty:
+            return "".join(pieces)
+        except KeyboardInterrupt:
+            # For the next who reads.
+            self._tokens.extendleft(reversed(pieces))
+            self._leave()
+            raise
+        if pieces:
+            return "".join(pieces)
+        self._raise_error()
+        return None
+
+    async def aread(self, timeout: float | None = None) -> str | None:
+        """Read as `read()` does, in an event loop, without blocking it; a cancellation does not stop the generation.
+
+        Args:
+            timeout: seconds to wait for text at most.
+
+        Returns:
+            As `read()`.
+
+        Raises:
+            WSClientError, ValueError: as `read()`.
+        """
+        import asyncio
+
+        with self._waking() as is_ready:
+            if (text := self.read(0)) != "":
+                return text
+            try:
+                await asyncio.wait_for(is_ready.wait(), timeout)
+            except TimeoutError:
+                return ""
+            return self.read(0)
+
+    @contextlib.contextmanager
+    def _waking(self) -> Iterator[asyncio.Event]:
+        """Have an event of the running loop set by the reader thread whenever there is something to read."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -124,27 +212,12 @@ class Generation:
 
         self._feed.add_waker(wake)
         try:
-            while True:
-                while self._tokens:
-                    try:
-                        token = self._tokens.popleft()
-                    except IndexError:
-                        # Another thread was faster.
-                        break
-                    yield token
-                is_ready.clear()
-                try:
-                    if not self._advance(blocking=False):
-                        break
-                except queue.Empty:
-                    await is_ready.wait()
-            self._raise_error()
+            yield is_ready
         finally:
             self._feed.remove_waker(wake)
-            self._leave()
 
-    def _advance(self, *, blocking: bool = True) -> bool:
-        batch = self._feed.next_batch(blocking=blocking)
+    def _advance(self, timeout: float | None = None) -> bool:
+        batch = self._feed.next_batch(timeout)
         if batch is None:
             return False
         self._tokens.extend(batch)

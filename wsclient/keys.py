@@ -35,6 +35,7 @@ __all__ = [
     "load_private_key",
     "load_public_key",
     "public_pem",
+    "read_key_file",
     "save_key_pair",
 ]
 
@@ -241,7 +242,7 @@ def load_private_key(
         return _parse_private(pem, passphrase, "the private key")
     if isinstance(source, str | os.PathLike):
         path = os.path.expanduser(source)
-        return _parse_private(_read_key_file(path, allow_readable), passphrase, f"the private key {path}")
+        return _parse_private(read_key_file(path, allow_readable), passphrase, f"the private key {path}")
     return _checked(_key_object(source), "the private key")
 
 
@@ -264,7 +265,8 @@ def _checked(key: Key, what: str) -> Key:
     return key
 
 
-def _read_key_file(path: str, allow_readable: bool) -> bytes:
+def read_key_file(path: str, allow_readable: bool = False) -> bytes:
+    """Return what a private key's file holds; raise `InvalidKeyError` for one that is not there or not safe."""
     what = f"the private key {path}"
     try:
         # Non-blocking, because the path may be a named pipe that nobody writes to.
@@ -273,8 +275,7 @@ def _read_key_file(path: str, allow_readable: bool) -> bytes:
         raise InvalidKeyError(f"{what} does not exist", description=f"Check the path. {_MAKE_ONE}") from None
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        advice = "Check the path, and that this user may read the file"
-        raise InvalidKeyError(f"{what} cannot be opened: {reason}", description=advice) from None
+        raise InvalidKeyError(f"{what} cannot be opened: {reason}", description="Check who may read it") from None
     try:
         # The open file is judged, not the path: nobody can put another one there in between.
         status = os.fstat(descriptor)

@@ -17,6 +17,7 @@ from typing import Any
 
 from .clocks import SleepWatch
 from .core.actions import Action, Dial, EndLine, Probe, Ready, Sign, StatusChanged, StopOnServer, StrayError
+from .core.addresses import Addresses, Target
 from .core.auth import Signer, make_signer, sign_challenge
 from .core.backoff import Backoff
 from .core.messages import AuthenticateMessage, PingMessage, StopMessage, StreamEndMessage
@@ -33,8 +34,8 @@ from .ids import dice, new_id, timestamp
 from .interruptions import is_interruption, run_aside, run_whole
 from .keys import load_private_key
 from .options import ClientOptions
-from .reader import Reader
-from .transport import CLOSE, TEXT, Transport
+from .reader import Reader, join
+from .transport import TEXT, Transport
 from .watchdog import CloseDown, Wake, Watchdog
 
 __all__ = ["Line"]
@@ -79,7 +80,8 @@ class Line:
             pong_timeout=options.pong_timeout,
         )
         backoff = Backoff(options.reconnect_delay, options.max_reconnect_delay, options.max_reconnect_attempts, dice)
-        self._session = Session(times, backoff, auto_reconnect=options.auto_reconnect)
+        addresses = Addresses(options.server_urls)
+        self._session = Session(times, backoff, addresses, auto_reconnect=options.auto_reconnect)
         self.watchdog = Watchdog(options.client_id[:8])
         self._reader: Reader | None = None
         # Threads that a close told to end; a second close waits for them too.
@@ -141,7 +143,8 @@ class Line:
         try:
             self._queue_status(self._session.dial(time.monotonic()))
             self._number += 1
-            reader = Reader(self, Transport(self._options), self._number, self._options.max_message_size)
+            transport = Transport(self._options, self._session.addresses.current)
+            reader = Reader(self, transport, self._number, self._options.max_message_size)
             self._reader = reader
             self.watchdog.ensure_started(self)
             if self._is_closed:
@@ -152,7 +155,7 @@ class Line:
         except BaseException as error:
             # No room for a thread, or Ctrl-C: nobody may wait for an attempt that never began.
             reason = f"the attempt could not begin: {type(error).__name__}: {error}"
-            loss = self._take_loss(reader, ConnectionFailedError(reason))
+            loss = self._take_loss(reader, ConnectionFailedError(reason), ends_round=True)
             if reader is not None:
                 reader.transport.abort()
             if isinstance(error, RuntimeError | MemoryError):
@@ -163,15 +166,15 @@ class Line:
             raise
         return None
 
-    def _let_go(self, error: WSClientError) -> list[Action]:
+    def _let_go(self, error: WSClientError, *, ends_round: bool) -> list[Action]:
         """Part with the current line; return what is to be done. The caller holds the lock."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.end_error = reader.end_error or error
             self._past_bytes_received += reader.transport.bytes_received
             self._past_bytes_sent += reader.transport.bytes_sent
-        now = time.monotonic()
-        actions = self._session.close(now) if self._is_closed else self._session.lost(error, now)
+        now, session = time.monotonic(), self._session
+        actions = session.close(now) if self._is_closed else session.lost(error, now, ends_round=ends_round)
         self._queue_status(actions)
         return actions
 
@@ -195,6 +198,17 @@ class Line:
             reader.transport.post(TEXT, payload)
 
     # --- reader thread ------------------------------------------------------------------------------------------------
+
+    def resolved(self, reader: Reader, addresses: list[str]) -> Target:
+        """Take the addresses of the host to dial; return the one that it is to be. Reader thread.
+
+        Raises:
+            WSClientError: the attempt was given up meanwhile.
+        """
+        with self._lock:
+            if reader is not self._reader:
+                raise reader.end_error or ConnectionLostError("the attempt was given up")
+            return self._session.addresses.resolved(addresses)
 
     def opened(self, reader: Reader) -> None:
         """Note that the WebSocket stands. Reader thread.
@@ -237,12 +251,14 @@ class Line:
         reader.transport.abort()
         self._tell_loss(loss)
 
-    def _take_loss(self, reader: Reader | None, error: WSClientError) -> Loss | None:
+    def _take_loss(self, reader: Reader | None, error: WSClientError, *, ends_round: bool = False) -> Loss | None:
         """Decide what a line's end means, once; `_tell_loss` carries it out. The caller holds the lock."""
         if reader is not self._reader:
             return None
         was_ready, was_trying = self._session.is_ready, self._session.keeps_trying
-        actions = self._let_go(error)
+        actions = self._let_go(error, ends_round=ends_round)
+        if any(isinstance(action, Dial) for action in actions):
+            return self._dial()
         outcome = self._session.last_error or error
         is_over = not self._session.keeps_trying
         told = self._waiters.take(impatient_only=not is_over)
@@ -275,8 +291,12 @@ class Line:
     def plan_wake_up(self) -> float:
         """Return the seconds until something is due, and note when that is. Watchdog thread."""
         with self._lock:
-            self.watchdog.wakes_at = self._session.next_due()
-            return self.watchdog.wakes_at - time.monotonic()
+            now, planned = time.monotonic(), self.watchdog.wakes_at
+            # A plan that a request brought forward is kept though it may have its answer by now: the next one would
+            # bring it forward again, and doubled the cost of each (measured, with deadlines nearer than the ping).
+            due = self._session.next_due()
+            self.watchdog.wakes_at = min(due, planned) if planned > now else due
+            return self.watchdog.wakes_at - now
 
     def tick(self, now: float) -> None:
         """Do what is due. Watchdog thread."""
@@ -404,7 +424,7 @@ class Line:
             is_open = self._session.status in (ConnectionStatus.CONNECTED, ConnectionStatus.AUTHENTICATED)
             running = self._session.requests.generations() if is_open else []
             self._messages_sent += len(running)
-            actions = self._let_go(error)
+            actions = self._let_go(error, ends_round=True)
             told = self._waiters.take()
             # A dial is not waited for: its thread closes the socket when it comes back, however long DNS takes.
             leaving = [reader.thread if reader is not None and is_open else None, self.watchdog.detach()]
@@ -412,30 +432,15 @@ class Line:
         tell(told, error)
         self._perform(actions)
         if reader is not None:
-            self._end_reader(reader, running, is_open)
+            # Not every server stops a generation whose client hangs up.
+            reader.end([_stop_message(id) for id in running], _CLOSE_HANDSHAKE if is_open else None)
         for thread in self._ending:
-            _join(thread, deadline)
+            join(thread, deadline - time.monotonic())
         self._ending = [thread for thread in self._ending if thread.is_alive()]
         callbacks = self._callbacks()
         if callbacks is not None:
             callbacks.stop(max(_CLOSE_CALLBACKS, deadline - time.monotonic()))
 
-    def _end_reader(self, reader: Reader, running: list[str], is_open: bool) -> None:
-        try:
-            if is_open:
-                # Not every server stops a generation whose client hangs up.
-                for id in running:
-                    reader.transport.post(TEXT, _stop_message(id))
-                reader.transport.post(CLOSE, (1000).to_bytes(2, "big"))
-                _join(reader.thread, time.monotonic() + _CLOSE_HANDSHAKE)
-        finally:
-            reader.transport.abort()
-
 
 def _stop_message(id: str) -> bytes:
     return StopMessage(id=new_id("stop"), request_id=id).encode(timestamp()).encode()
-
-
-def _join(thread: threading.Thread, deadline: float) -> None:
-    if thread is not threading.current_thread():
-        thread.join(max(0.0, deadline - time.monotonic()))

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -145,6 +145,18 @@ def _is_loopback(host: str) -> bool:
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 
+def _websocket_urls(value: Any) -> str | tuple[str, ...]:
+    """Return the URL, or several, each as `_websocket_url` does."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return _websocket_url(value)
+    urls = tuple(_websocket_url(url) for url in value)
+    twice = next((url for url in urls if urls.count(url) > 1), None)
+    if not urls or twice:
+        fault = f"names {twice!r} twice" if twice else "has no address in it"
+        raise ValueError(f"server_url {fault}; give a URL like 'wss://host', or several different ones")
+    return urls
+
+
 def _websocket_url(value: Any) -> str:
     """Return the URL with a ws scheme; `http(s)://` means `ws(s)://` (protocol.md section 6)."""
     if not isinstance(value, str) or not value.strip():
@@ -169,7 +181,8 @@ class ClientOptions:
     """Everything a client can be told, checked at birth. Times are seconds, sizes are bytes.
 
     Attributes:
-        server_url: `ws://` or `wss://`; `http(s)://` means the same.
+        server_url: `ws://` or `wss://`; `http(s)://` means the same. Several, of one system, are tried in order, the
+            next one at every failed attempt, and the pauses come between rounds.
         client_id: the id that the server gave when the client was registered.
         private_key_path: the PEM file of the registered key; its permissions are checked.
         signature_algorithm: the one registered with the key: `RSA-SHA256`, `-384` or `-512`.
@@ -183,7 +196,7 @@ class ClientOptions:
         max_reconnect_attempts: in a row, then `reconnect_failed`; `None` for ever.
         max_reconnect_delay: seconds that no backoff pause exceeds.
         pong_timeout: seconds for the answer to a probe, and for a stalled send to make progress.
-        connect_timeout: seconds for DNS, TCP, TLS and the WebSocket upgrade together.
+        connect_timeout: seconds for DNS, TCP, TLS and the WebSocket upgrade together, at each address.
         auth_timeout: seconds for the challenge to come, and again for the verdict.
         max_message_size: bytes of one incoming message.
         max_unread_bytes: bytes of a generation that nobody has read yet; each token counts its text plus 64 bytes,
@@ -199,7 +212,7 @@ class ClientOptions:
         ValueError, TypeError: an option is wrong; the text names the option, the value and what is allowed.
     """
 
-    server_url: str = attrs.field(converter=_websocket_url)
+    server_url: str | tuple[str, ...] = attrs.field(converter=_websocket_urls)
     client_id: str = attrs.field(validator=_nonempty_text)
     private_key_path: str | None = attrs.field(default=None, converter=attrs.converters.optional(_expand))
     signature_algorithm: str = attrs.field(default="RSA-SHA256", validator=_algorithm)
@@ -226,12 +239,16 @@ class ClientOptions:
     def __attrs_post_init__(self) -> None:
         if (self.private_key_path is None) == (self.private_key is None):
             raise ValueError("give either private_key_path or private_key (got both or neither)")
-        host = urlsplit(self.server_url).hostname or ""
-        if self.server_url.startswith("ws:") and not self.allow_insecure and not _is_loopback(host):
-            raise ValueError(
-                f"server_url {self.server_url!r} is not encrypted; use wss://, "
-                "or allow_insecure=True in a trusted network"
-            )
+        for url in self.server_urls:
+            if url.startswith("ws:") and not self.allow_insecure and not _is_loopback(urlsplit(url).hostname or ""):
+                raise ValueError(
+                    f"server_url {url!r} is not encrypted; use wss://, or allow_insecure=True in a trusted network"
+                )
+
+    @property
+    def server_urls(self) -> tuple[str, ...]:
+        """All of `server_url`, one or several."""
+        return (self.server_url,) if isinstance(self.server_url, str) else self.server_url
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> ClientOptions:
@@ -249,7 +266,7 @@ class ClientOptions:
         for field in attrs.fields(cls):
             variable = _ENVIRONMENT_PREFIX + field.name.upper()
             if field.name not in options and environ.get(variable):
-                values[field.name] = _from_text(field.name, environ[variable], variable)
+                values[field.name] = from_text(field.name, environ[variable], variable)
         _leave_one_key(values, options)
         missing = [name for name in ("server_url", "client_id") if name not in values and name not in options]
         if missing:
@@ -277,27 +294,44 @@ class ClientOptions:
             OSError: the file cannot be read.
             ValueError, TypeError: it is not such a configuration, or an option is wrong.
         """
-        file = Path(path)
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is not JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise ValueError(f"{file} must hold a JSON object (got {type(config).__name__})")
-        names = {
-            "serverUrl": "server_url",
-            "clientId": "client_id",
-            "privateKeyPath": "private_key_path",
-            "signatureAlgorithm": "signature_algorithm",
-        }
-        values = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+        values = read_config(path)
         _leave_one_key(values, options)
-        missing = [theirs for theirs in ("serverUrl", "clientId") if names[theirs] not in values | options]
+        missing = [theirs for theirs in ("serverUrl", "clientId") if _CONFIG_NAMES[theirs] not in values | options]
         if missing:
-            raise ValueError(f"{file} lacks {' and '.join(missing)}; write it again with: wsclient register-client")
-        if isinstance(values.get("private_key_path"), str):
-            values["private_key_path"] = _find_key(values["private_key_path"], file)
+            lacking = f"{Path(path)} lacks {' and '.join(missing)}"
+            raise ValueError(f"{lacking}; write it again with: wsclient register-client")
         return cls(**(values | options))
+
+
+_CONFIG_NAMES = {
+    "serverUrl": "server_url",
+    "clientId": "client_id",
+    "privateKeyPath": "private_key_path",
+    "signatureAlgorithm": "signature_algorithm",
+}
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the options that a configuration file has, as they are; see `ClientOptions.from_config`.
+
+    Args:
+        path: the configuration file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON object.
+    """
+    file = Path(path)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must hold a JSON object (got {type(config).__name__})")
+    values = {ours: config[theirs] for theirs, ours in _CONFIG_NAMES.items() if theirs in config}
+    if isinstance(values.get("private_key_path"), str):
+        values["private_key_path"] = _find_key(values["private_key_path"], file)
+    return values
 
 
 def _leave_one_key(values: dict[str, Any], options: dict[str, Any]) -> None:
@@ -316,10 +350,15 @@ def _find_key(text: str, config: Path) -> str:
 _TEXT_OPTIONS = frozenset(
     {"server_url", "client_id", "private_key_path", "signature_algorithm", "private_key", "passphrase", "proxy"}
 )
+# A comma can be part of a URL; one before a scheme is none.
+_BETWEEN_URLS = re.compile(r"[\s,]+(?=[a-z]+://)")
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
-def _from_text(name: str, text: str, variable: str) -> Any:
+def from_text(name: str, text: str, variable: str) -> Any:
+    """Return an option's value from the text of a variable; what is wrong with it is told by the variable's name."""
+    if name == "server_url" and len(urls := _BETWEEN_URLS.split(text.strip())) > 1:
+        return urls
     if name in _TEXT_OPTIONS:
         return text
     if name == "headers":

@@ -79,7 +79,10 @@ class Outbox:
             taken: list[bool] = []
             try:
                 # One step for Ctrl-C: a lock that was taken, and not yet noted as taken, would never be released.
-                taken.extend(map(self._lock.acquire, (True,), (max(0.0, deadline - time.monotonic()),)))
+                taken.extend(map(self._lock.acquire, (False,)))
+                if not taken[0]:
+                    taken.clear()
+                    taken.extend(map(self._lock.acquire, (True,), (max(0.0, deadline - time.monotonic()),)))
                 if not taken[0]:
                     # Who holds the lock may be writing this very frame; if not, it is skipped when its turn comes.
                     frame.is_withdrawn = True
@@ -130,8 +133,11 @@ class Outbox:
 
     def _write_until(self, frame: _Outgoing, deadline: float) -> None:
         """Write until the frame is out. The caller holds the lock."""
-        stalls_at = time.monotonic() + self._stall_timeout
         try:
+            if not frame.is_written:
+                # Nearly always this is all: nothing waited, and the socket takes it whole, so nobody needs a clock.
+                self._write_head()
+            stalls_at = 0.0 if frame.is_written else time.monotonic() + self._stall_timeout
             while not frame.is_written:
                 now = time.monotonic()
                 if self._write_head():
@@ -153,7 +159,7 @@ class Outbox:
     def _write_head(self) -> bool:
         """Write what the socket takes now of the frame at the head; return whether it took anything."""
         frame = self._frames[0]
-        if frame.note_written() or (frame.is_withdrawn and not frame.is_begun and not frame.sizes):
+        if frame.note_written() if frame.sizes else frame.is_withdrawn and not frame.is_begun:
             self._frames.pop(0)
             return True
         frame.is_begun = frame.is_begun or self._keeps_tries
@@ -181,7 +187,7 @@ class _Outgoing:
         if self._bytes is None:
             self._bytes = memoryview(encode_frame(self._opcode, self._payload, os.urandom(4)))
             self._payload = b""
-        return self._bytes[sum(self.sizes) :]
+        return self._bytes[sum(self.sizes) :] if self.sizes else self._bytes
 
     def note_written(self) -> bool:
         # Ctrl-C may come between the writing and this; then whoever sends next comes here first.

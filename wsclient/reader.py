@@ -10,12 +10,12 @@ from .core.frames import CLOSE, PING, PONG, FrameParser, Violation, close_payloa
 from .core.json_values import decode_values
 from .core.wire_errors import bounded
 from .errors import ConnectionLostError, MessageTooBigError, ProtocolError, WSClientError, error_for_close
-from .transport import Transport
+from .transport import TEXT, Transport
 
 if TYPE_CHECKING:
     from .line import Line
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "join"]
 
 _logger = logging.getLogger("wsclient.reader")
 
@@ -47,7 +47,10 @@ class Reader:
     def _run(self) -> None:
         error: WSClientError | None = None
         try:
-            self.transport.dial()
+            target = self.transport.target
+            if target.address is None:
+                target = self._line.resolved(self, self.transport.resolve())
+            self.transport.dial(target.address)
             self._line.opened(self)
             error = self._read()
         except WSClientError as raised:
@@ -96,6 +99,22 @@ class Reader:
             return _violation_error(parser.violation)
         return None
 
+    def end(self, messages: list[bytes], goodbye: float | None) -> None:
+        """End the connection. Any thread.
+
+        Args:
+            messages: what to say before.
+            goodbye: seconds to wait for the server's half of the close handshake, `None` for neither that nor messages.
+        """
+        try:
+            if goodbye is not None:
+                for message in messages:
+                    self.transport.post(TEXT, message)
+                self.transport.post(CLOSE, close_payload(1000))
+                join(self.thread, goodbye)
+        finally:
+            self.transport.abort()
+
     def _answer_pings(self) -> None:
         for control in self._parser.controls:
             if control.opcode == PING:
@@ -106,6 +125,12 @@ class Reader:
         # RFC 6455 section 5.5.1: the answer typically repeats the code.
         assert self._parser.close is not None
         return close_payload(self._parser.close.code)
+
+
+def join(thread: threading.Thread, timeout: float) -> None:
+    """Wait for a thread to end; this one itself is not waited for."""
+    if thread is not threading.current_thread():
+        thread.join(max(0.0, timeout))
 
 
 def _violation_error(violation: Violation) -> WSClientError:

@@ -12,7 +12,8 @@ import math
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -105,16 +106,25 @@ def _run(ticket: list[bool], notes: _Notes, line: Line) -> None:
     while True:
         pause = line.plan_wake_up()
         try:
-            note = notes.get(timeout=min(max(pause, 0.0), _LONGEST_SLEEP))
+            note: Abandon | CloseDown | Wake | _Stop | None = notes.get(timeout=min(max(pause, 0.0), _LONGEST_SLEEP))
         except queue.Empty:
             note = Wake()
-        if isinstance(note, _Stop):
-            return
-        try:
-            _handle(note, line)
-        except Exception:
-            # Nobody else would notice dead lines and deadlines, so the thread survives its own bugs.
-            _logger.exception("the watchdog thread met an unexpected error")
+        while note is not None:
+            if isinstance(note, _Stop):
+                return
+            _guarded(_handle, note, line)
+            # All that wait, before one look at the deadlines: each costs as much as there are open requests, and a
+            # program that drops thousands of generations at once leaves as many notes.
+            note = None if notes.empty() else notes.get()
+        _guarded(line.tick, time.monotonic())
+
+
+def _guarded(do: Callable[..., None], *arguments: Any) -> None:
+    try:
+        do(*arguments)
+    except Exception:
+        # Nobody else would notice dead lines and deadlines, so the thread survives its own bugs.
+        _logger.exception("the watchdog thread met an unexpected error")
 
 
 def _handle(note: Abandon | CloseDown | Wake, line: Line) -> None:
@@ -122,4 +132,3 @@ def _handle(note: Abandon | CloseDown | Wake, line: Line) -> None:
         line.abandon(note.id)
     elif isinstance(note, CloseDown):
         line.close()
-    line.tick(time.monotonic())

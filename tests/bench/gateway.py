@@ -147,7 +147,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
 
 
-def _read(name: str, *arguments: object) -> dict[str, float]:
+def read(name: str, *arguments: object) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.bench.gateway_readers", name, *map(str, arguments)]
     run = subprocess.run(command, cwd=_ROOT, env=_environment(), capture_output=True, text=True, timeout=120)
     if run.returncode:
@@ -160,8 +160,8 @@ def rate(site: Site, rounds: int) -> list[Row]:
     """Measure tokens a second."""
     ours, official = [], []
     for _ in range(rounds):
-        ours.append(_read("ours", site.url, site.client_id, site.key, _OUR_TOKENS)["rate"])
-        official.append(_read("official", site.source_url, _OFFICIAL_TOKENS)["rate"])
+        ours.append(read("ours", site.url, site.client_id, site.key, _OUR_TOKENS)["rate"])
+        official.append(read("official", site.source_url, _OFFICIAL_TOKENS)["rate"])
     detail = f"{statistics.median(ours):,.0f} against {statistics.median(official):,.0f} tokens/s"
     ratios = [one / other for one, other in zip(ours, official, strict=True)]
     words = "tokens/s our client gets through the gateway, against the official `ollama` client without it"
@@ -173,8 +173,8 @@ def delay(site: Site, rounds: int) -> list[Row]:
     model = f"paced:{_STREAM_TOKENS}:{_STREAM_RATE}"
     through, direct = [], []
     for _ in range(rounds):
-        through.append(_read("delays_through", site.url, site.client_id, site.key, _STREAMS, model))
-        direct.append(_read("delays_direct", site.source_url, _STREAMS, model))
+        through.append(read("delays_through", site.url, site.client_id, site.key, _STREAMS, model))
+        direct.append(read("delays_direct", site.source_url, _STREAMS, model))
     rows = []
     for figure, at_least, moonshot in (("p50", 5, 1), ("p99", 50, 10)):
         added = [one[figure] - other[figure] for one, other in zip(through, direct, strict=True)]

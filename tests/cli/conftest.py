@@ -19,6 +19,8 @@ from wsclient.gateway.thread import GatewayThread
 from wsclient.keys import generate_key, public_pem, save_key_pair
 
 from ..support.fake_ollama import FakeOllama
+from ..support.terminal_sessions import needs_tmux
+from .golden import Transcript
 from .programs import Finished, environment
 
 Run = Callable[..., Finished]
@@ -55,6 +57,19 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     yield run_here
     # What --debug has changed.
     logger.handlers, logger.level = before
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(80, id="at 80 columns", marks=needs_tmux),
+        # A second time the same, for lines that are longer than 80 columns only.
+        pytest.param(120, id="at 120 columns", marks=[needs_tmux, pytest.mark.slow]),
+        pytest.param(0, id="in a pipe"),
+    ]
+)
+def transcript(request: pytest.FixtureRequest, folder: Path) -> Transcript:
+    """Runs commands at a terminal or in a pipe, for a comparison with what they showed before."""
+    return Transcript(folder, request.param)
 
 
 @pytest.fixture

@@ -151,6 +151,15 @@ class Program:
         wait_until(lambda: text in self.out or self._process.poll() is not None, TIMEOUT)
         assert text in self.out, (self.out, self.err)
 
+    def wait_for_file(self, path: Path, text: str, timeout: float = TIMEOUT) -> None:
+        """Wait until it has written a text to a file."""
+
+        def has_it() -> bool:
+            return path.exists() and text in path.read_text()
+
+        wait_until(lambda: has_it() or self._process.poll() is not None, timeout)
+        assert has_it(), (self.out, self.err)
+
     def type(self, text: str) -> None:
         """Type at its terminal, or write to its stdin."""
         if self._master >= 0:
@@ -159,6 +168,12 @@ class Program:
             assert self._process.stdin is not None
             self._process.stdin.write(text.encode())
             self._process.stdin.close()
+
+    def write(self, text: str) -> None:
+        """Write to its stdin, which stays open."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(text.encode())
+        self._process.stdin.flush()
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

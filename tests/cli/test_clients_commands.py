@@ -149,7 +149,9 @@ class TestDuplicates:
         old_id = register(run, make_key("one"), name="one")
         done = run("register-client", "--name=ONE", f"--key-path={make_key('two')}")
         assert (done.code, done.out) == (1, "")
-        assert done.err.startswith(f"error: the name 'ONE' is registered already, to client {old_id}; give --force")
+        assert done.err.startswith(
+            f"error: the name 'ONE' is registered already, to client {old_id}; give --yes to revoke"
+        )
         assert [entry["id"] for entry in entries(folder)] == [old_id]
 
     def test_a_key_that_is_taken_is_refused_without_a_terminal(self, run: Run, folder: Path, key: str) -> None:
@@ -248,6 +250,7 @@ class TestList:
             "id": client_id,
             "name": "my-client",
             "fingerprint": fingerprint(load_public_key(folder / key)),
+            "pendingFingerprint": None,
             "signatureAlgorithm": "SHA256",
             "createdAt": entries(folder)[0]["createdAt"],
             "lastConnected": None,
@@ -327,7 +330,9 @@ class TestRevoke:
         client_id = register(run, key)
         done = run("revoke-client", "--client-id=my-client")
         assert (done.code, done.out) == (1, "")
-        assert done.err.startswith(f"error: give --force to revoke client 'my-client' ({client_id})")
+        assert done.err.startswith(
+            f"error: give --yes to revoke client 'my-client' ({client_id}); there is no terminal"
+        )
         assert len(entries(folder)) == 1
 
     @pytest.mark.parametrize(("answer", "code", "left"), [("yes", 0, 0), ("", 1, 1)])
@@ -344,3 +349,37 @@ class TestRevoke:
         done = run("revoke-client", "--client-id=nobody", *force)
         assert (done.code, done.out) == (1, "")
         assert done.err == "error: no client has the id or name 'nobody'; see: wsclient list-clients\n"
+
+    @pytest.mark.parametrize("yes", ["--yes", "-y", "--force"])
+    def test_it_can_be_named_as_an_argument_by_the_beginning_of_its_id(
+        self, run: Run, folder: Path, key: str, yes: str
+    ) -> None:
+        client_id = register(run, key)
+        assert run("revoke-client", client_id[:6], yes).code == 0
+        assert entries(folder) == []
+
+    def test_a_beginning_that_is_too_short_or_not_its_own_names_nobody(self, run: Run, folder: Path, key: str) -> None:
+        client_id = register(run, key)
+        (entry,) = entries(folder)
+        twin = entry | {"id": client_id[:6] + "f" * 26, "name": "twin"}
+        (folder / CLIENTS_FILE).write_text(json.dumps([entry, twin]))
+        assert "no client has the id or name" in run("revoke-client", client_id[:5], "--yes").err
+        done = run("revoke-client", client_id[:6], "--yes")
+        assert f"2 clients have ids that begin with {client_id[:6]!r}; say which by its id: {client_id}" in done.err
+        assert len(entries(folder)) == 2
+
+    def test_a_name_wins_over_the_beginning_of_an_id(self, run: Run, folder: Path, key: str) -> None:
+        client_id = register(run, key)
+        (entry,) = entries(folder)
+        (folder / CLIENTS_FILE).write_text(json.dumps([entry, entry | {"id": "x" * 32, "name": client_id[:6]}]))
+        run("revoke-client", client_id[:6], "--yes")
+        assert [entry["id"] for entry in entries(folder)] == [client_id]
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [((), "which client? give its name or id"), (("x", "--client-id=x"), "CLIENT and --client-id mean the same")],
+    )
+    def test_none_and_two_are_wrong_usage(self, run: Run, arguments: tuple[str, ...], says: str) -> None:
+        done = run("revoke-client", *arguments)
+        assert done.code == 2
+        assert says in done.err

@@ -22,14 +22,21 @@ from .conftest import Run
 from .programs import environment, run_program
 
 COMMANDS = {
+    "batch",
+    "bench",
+    "chat",
+    "completion",
     "demo",
+    "doctor",
     "generate",
     "generate-keys",
     "list-clients",
     "models",
     "register-client",
     "revoke-client",
+    "rotate-key",
     "serve",
+    "status",
     "store",
 }
 
@@ -103,7 +110,7 @@ def test_each_example_is_a_valid_command_line_that_fits_80_columns(folder: Path,
         assert words[0] == "export"
         return
     name, *arguments = words[words.index("wsclient") + 1 :]
-    ends = [number for number, word in enumerate(arguments) if word in ("|", ">")]
+    ends = [number for number, word in enumerate(arguments) if word in ("|", ">", ">>")]
     arguments = arguments[: ends[0]] if ends else arguments
     command = program.commands[name]
     while isinstance(command, click.Group):
@@ -236,13 +243,13 @@ def test_a_reader_that_has_seen_enough_is_no_error_message(folder: Path) -> None
 def test_a_full_disk_is_one_line(folder: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = run_into(full.fileno(), folder)
-    assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, b"error: stdout: No space left on device; free some space there\n")
 
 
 def test_a_file_that_may_not_grow_is_one_line(folder: Path) -> None:
     script = f'ulimit -f 0; exec "{sys.executable}" -m wsclient list-clients --json > out'
     done = subprocess.run(["sh", "-c", script], cwd=folder, env=environment(), stderr=subprocess.PIPE, timeout=20)
-    assert (done.returncode, done.stderr) == (1, b"error: File too large\n")
+    assert (done.returncode, done.stderr) == (1, b"error: stdout: File too large; see: ulimit -f\n")
 
 
 def test_every_command_is_a_command_of_the_program_with_debug() -> None:

@@ -117,19 +117,19 @@ class TestStopping:
         ollama.script(mode="hang", after=2)
         with Program("generate", "hello", f"--config={config}", cwd=folder) as program:
             program.wait_for("t001")
-            request = ollama.wait_for_request(1)
+            request = ollama.wait_for_request(path="/api/generate")
             program.send_signal(signal.SIGINT)
             assert program.wait() == 130
         assert request.disconnected.wait(5)
         assert program.out == " t000 t001"
-        assert program.err.strip() == ""
+        assert program.err == "error: interrupted by Ctrl-C\n"
 
     def test_ctrl_c_before_the_first_token_stops_the_model_too(
         self, folder: Path, config: Path, ollama: FakeOllama
     ) -> None:
         ollama.script(mode="hang", after=0)
         with Program("generate", "hello", f"--config={config}", cwd=folder) as program:
-            request = ollama.wait_for_request(1)
+            request = ollama.wait_for_request(path="/api/generate")
             program.send_signal(signal.SIGINT)
             assert program.wait() == 130
         assert request.disconnected.wait(5)

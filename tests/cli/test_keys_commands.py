@@ -11,9 +11,13 @@ import pytest
 from Crypto.PublicKey.ECC import EccKey
 from Crypto.PublicKey.RSA import RsaKey
 
+from wsclient import InvalidKeyError
+from wsclient.gateway.thread import GatewayThread
 from wsclient.keys import fingerprint, load_private_key, load_public_key
 
 from .conftest import Run
+from .programs import Program
+from .test_rotate_command import make_client
 
 
 def mode(path: Path) -> int:
@@ -135,3 +139,50 @@ def test_nothing_of_the_private_key_is_shown(run: Run, folder: Path) -> None:
     body = (folder / "keys" / "client_key.pem").read_text().splitlines()[1]
     assert body not in done.out + done.err
     assert "PRIVATE KEY" not in done.out + done.err
+
+
+class TestPassphrase:
+    def test_it_is_asked_for_twice_at_a_terminal_and_never_seen(self, folder: Path) -> None:
+        with Program("generate-keys", "--type=ec", "--passphrase", cwd=folder, columns=80) as program:
+            for question in ("Passphrase for the new key: ", "The same again: "):
+                program.wait_for(question)
+                program.type("correct horse\n")
+            assert program.wait() == 0
+        assert "horse" not in program.out
+        private = folder / "keys" / "client_key.pem"
+        assert load_private_key(private, "correct horse").has_private()
+        with pytest.raises(InvalidKeyError, match="is encrypted"):
+            load_private_key(private)
+
+    @pytest.mark.parametrize(
+        ("typed", "says"), [(("one", "two"), "the two passphrases differ"), (("",), "the passphrase is empty")]
+    )
+    def test_what_is_mistyped_makes_no_key(self, folder: Path, typed: tuple[str, ...], says: str) -> None:
+        with Program("generate-keys", "--type=ec", "--passphrase", cwd=folder, columns=80) as program:
+            for question, text in zip(("Passphrase", "again"), typed, strict=False):
+                program.wait_for(question)
+                program.type(text + "\n")
+            assert program.wait() == 1
+        assert says in program.out
+        assert list(folder.iterdir()) == []
+
+    def test_without_a_terminal_it_comes_from_the_environment(
+        self, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done = run("generate-keys", "--type=ec", "--passphrase")
+        assert (done.code, done.out) == (1, "")
+        assert done.err.endswith("set WSCLIENT_PASSPHRASE\n")
+        assert list(folder.iterdir()) == []
+        monkeypatch.setenv("WSCLIENT_PASSPHRASE", "correct horse")
+        assert run("generate-keys", "--type=ec", "--passphrase").code == 0
+        assert load_private_key(folder / "keys" / "client_key.pem", "correct horse").has_private()
+
+    def test_commands_that_connect_ask_for_it(self, folder: Path, gateway: GatewayThread) -> None:
+        make_client(folder, "tester", gateway.url, passphrase="correct horse")
+        gateway.gateway.registry.reload_if_changed()
+        with Program("models", "--config=keys/tester_config.json", cwd=folder, columns=80) as program:
+            program.wait_for("tester_key.pem: ")
+            program.type("correct horse\n")
+            assert program.wait() == 0
+        assert "llama2" in program.out
+        assert "horse" not in program.out

@@ -16,7 +16,7 @@ from wsclient.gateway.thread import GatewayThread
 
 from ..support.asking import TOKEN
 from .conftest import Run
-from .programs import Finished
+from .programs import Finished, Program
 
 KEY = "keys/my-client_key.pub"
 
@@ -110,6 +110,38 @@ def test_a_name_or_key_that_is_taken_is_told_in_the_gateways_words(run: Run, url
     assert "(HTTP 409)" in done.err
 
 
+def test_force_has_the_gateway_revoke_who_has_the_name_or_the_key(run: Run, folder: Path, url: str) -> None:
+    old_id = json.loads(register_and_read(run, folder, url))["clientId"]
+    done = register(run, url, "--yes")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"Revoked the client {old_id}.\n")
+    (record,) = (folder / "elsewhere" / "revoked").iterdir()
+    assert record.name.startswith(old_id)
+    config = ClientOptions.from_config(folder / "keys" / "my-client_config.json")
+    with WSClient(**vars_of(config)) as client:
+        assert client.list_models()
+
+
+def register_and_read(run: Run, folder: Path, url: str) -> str:
+    assert register(run, url).code == 0
+    return (folder / "keys" / "my-client_config.json").read_text()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
+def test_at_a_terminal_it_asks_before_the_gateway_revokes(
+    run: Run, folder: Path, url: str, answer: str, code: int
+) -> None:
+    old = register_and_read(run, folder, url)
+    (folder / "token").write_text(TOKEN)
+    (folder / "token").chmod(0o600)
+    arguments = ("register-client", "--online", f"--server-url={url}", "--name=my-client", f"--key-path={KEY}")
+    with Program(*arguments, "--admin-token-file=token", cwd=folder, columns=200) as program:
+        program.wait_for("Revoke the old one and register this one instead? [y/N] ")
+        program.type(answer + "\n")
+        assert program.wait() == code
+    assert ((folder / "keys" / "my-client_config.json").read_text() == old) == (answer == "n")
+
+
 def test_a_gateway_without_an_administrator_is_told_from_one_that_refuses(
     run: Run, folder: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +205,6 @@ def test_the_token_is_not_sent_unencrypted_to_another_machine(run: Run, url: str
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--online", "--force"), "--force cannot be given together with --online"),
         (("--online", "--clients-file=x"), "--clients-file cannot be given together with --online"),
         (("--admin-token-file=x",), "--admin-token-file only has a meaning with --online"),
         (("--allow-insecure",), "--allow-insecure only has a meaning with --online"),

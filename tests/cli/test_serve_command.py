@@ -116,6 +116,8 @@ def test_a_broken_clients_file_is_one_line(folder: Path) -> None:
         (("--port=http",), "'http' is not a valid integer"),
         (("--ollama-url=ftp://here",), "ollama_url must begin with"),
         (("--backend=openai", "--openai-url=here"), "openai_url must be a URL like"),
+        (("--metrics-host=127.0.0.1",), "metrics_host is of no use without metrics_port"),
+        (("--ollama-url=a:1", "--ollama-url=http://a:1"), "ollama_url must name each model server once"),
         (("--tls-key=key.pem",), "tls_key is of no use without tls_cert"),
         (("--allow-origin=here",), "allow_origin must be origins like"),
         (("--trusted-proxy=somewhere",), "trusted_proxy must be addresses or networks like"),
@@ -183,7 +185,7 @@ def test_the_environment_is_the_originals_and_flags_win(
         ({"OLLAMA_HOST": "gpu:1"}, (), "http://gpu:1"),
         ({"OLLAMA_HOST": "gpu:1", "OLLAMA_API_URL": "http://api:2/api"}, (), "http://api:2"),
         ({"OLLAMA_HOST": "gpu:1", "OLLAMA_API_URL": "http://api:2/api"}, ("--ollama-url=flag:3",), "http://flag:3"),
-        ({"OLLAMA_HOST": ""}, (), GatewaySettings().ollama_url),
+        ({"OLLAMA_HOST": ""}, (), GatewaySettings().ollama_url[0]),
     ],
 )
 def test_ollama_is_where_the_flag_the_originals_variable_or_ollamas_own_says(
@@ -197,7 +199,17 @@ def test_ollama_is_where_the_flag_the_originals_variable_or_ollamas_own_says(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     run("serve", *flag)
-    assert settings_of[0].ollama_url == url
+    assert settings_of[0].ollama_url == (url,)
+
+
+def test_several_model_servers_are_a_flag_each_or_one_variable(
+    run: Run, settings_of: list[GatewaySettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_API_URL", "http://c:3/api,http://d:4/api")
+    run("serve", "--ollama-url=a:1", "--ollama-url=b:2")
+    run("serve")
+    assert settings_of[0].ollama_url == ("http://a:1", "http://b:2")
+    assert settings_of[1].ollama_url == ("http://c:3", "http://d:4")
 
 
 def test_what_faces_the_internet_is_set_by_flags_some_of_them_repeatable(

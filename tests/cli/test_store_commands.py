@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from wsclient.gateway.registry import ClientRegistry
+from wsclient.gateway.settings import GatewaySettings
+from wsclient.gateway.thread import GatewayThread
+from wsclient.keys import fingerprint, load_public_key
 
 from ..support.client_files import entries, entry, new_pem, put
 from ..support.redis_server import RedisServer
 from .conftest import Run
 from .programs import Program, run_program
+from .test_completion_command import completions
 
 SECRET = "s3cr3t-of-the-store"
 
@@ -62,6 +66,43 @@ class TestClients:
         done = run("register-client", "--name=a", f"--key-path={key}", store)
         assert (done.code, "is registered already" in done.err) == (1, True)
         assert register(run, key, store, "--force") != old
+
+    def test_a_key_is_rotated_in_the_store(self, run: Run, key: str, redis_server: RedisServer) -> None:
+        store = f"--store={redis_server.url}"
+        client_id = register(run, key, store)
+        done = run("rotate-key", "a", store)
+        assert done.code == 0, done.err
+        assert f"  store        {redis_server.url}\n" in done.out
+        assert Path(json.loads(Path("keys/a_config.json").read_text())["privateKeyPath"]).name == "a-2_key.pem"
+        (listed,) = json.loads(run("list-clients", "--json", store).out)
+        assert listed["id"] == client_id
+        assert listed["pendingFingerprint"] == fingerprint(load_public_key(Path("keys/a-2_key.pub")))
+        assert "new key" in run("list-clients", "--detailed", store).out
+        again = run("rotate-key", "a", store)
+        assert (again.code, "which has not logged in yet" in again.err) == (1, True)
+        assert run("rotate-key", "a", store, "--yes").code == 0
+        assert not Path("data").exists()
+
+    @pytest.mark.parametrize("command", ["register-client --name=a --key-path=keys/a_key.pub", "rotate-key a"])
+    def test_a_store_means_nothing_to_who_asks_a_gateway(self, run: Run, key: str, command: str) -> None:
+        done = run(*command.split(), "--online", "--store=redis://127.0.0.1:1")
+        assert done.code == 2
+        assert done.err.startswith("error: --store cannot be given together with --online")
+
+    def test_clients_of_the_store_are_completed(
+        self, run: Run, key: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client_id = register(run, key, f"--store={redis_server.url}", "--store-prefix=other:")
+        store = ("--store", redis_server.url)
+        assert completions("rotate-key", *store, "") == []
+        assert completions("rotate-key", *store, "--store-prefix=other:", "") == ["plain,a", f"plain,{client_id}"]
+        register(run, key, *store)
+        monkeypatch.setenv("WSCLIENT_STORE", redis_server.url)
+        assert completions("revoke-client", "a")[0] == "plain,a"
+
+    @pytest.mark.parametrize("store", ["redis://127.0.0.1:1", "nonsense", "redis://h --clients-file=f"])
+    def test_a_store_that_cannot_be_asked_offers_nobody(self, folder: Path, store: str) -> None:
+        assert completions("revoke-client", "--store", *store.split(), "") == []
 
     def test_the_password_can_be_in_a_file_and_is_never_shown(self, run: Run, key: str) -> None:
         file = Path("password")
@@ -165,6 +206,16 @@ def test_serve_names_the_store_and_not_its_password(folder: Path) -> None:
             assert SECRET not in program.out + program.err
     assert not (folder / "data").exists()
     assert "WSCLIENT_STORE" not in os.environ
+
+
+def test_status_names_the_store_and_not_its_password(run: Run) -> None:
+    with RedisServer(password=SECRET) as server:
+        settings = GatewaySettings(port=0, metrics_port=0, store=server.url, backend="builtin")
+        with GatewayThread(settings) as gateway:
+            done = run("status", f"--server-url={gateway.gateway.metrics_url.removesuffix('/metrics')}")
+    assert done.code == 0, done.err
+    assert f"  store        redis://127.0.0.1:{server.port}/0\n" in done.out
+    assert SECRET not in done.out
 
 
 def test_serve_without_its_store_is_one_line(folder: Path) -> None:

@@ -65,6 +65,18 @@ def test_a_table_is_aligned_and_marks_what_is_not_there(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.splitlines() == ["Name     Size", "a        1 GB", "漢字     -", "[31mred  2"]
 
 
+def test_a_column_is_shortened_only_at_a_terminal_that_is_too_narrow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("a" * 40, "f" * 32)]
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    for is_terminal, name in ((False, "a" * 40), (True, "a" * 25 + "…")):
+        monkeypatch.setattr(terminal, "is_terminal", lambda stream, is_terminal=is_terminal: is_terminal)
+        terminal.show_table(("Name", "ID"), rows, shortened=0)
+        assert capsys.readouterr().out.splitlines()[1].split() == [name, "f" * 32]
+
+
 def test_facts_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.show_facts([("id", "1"), ("name", "a\x1bb")])
     assert capsys.readouterr().out == "  id    1\n  name  ab\n"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from wsclient.core.actions import Action, Failed, StatusChanged
+from wsclient.core.addresses import Addresses
 from wsclient.core.backoff import Backoff
 from wsclient.core.requests import OpenRequest, RequestKind
 from wsclient.core.session import Session, SessionTimes
@@ -21,7 +22,12 @@ _A = TypeVar("_A")
 
 
 def make_session(
-    *, auto_reconnect: bool = True, attempts: int | None = 10, first_delay: float = 1.0, max_delay: float = 30.0
+    *,
+    auto_reconnect: bool = True,
+    attempts: int | None = 10,
+    first_delay: float = 1.0,
+    max_delay: float = 30.0,
+    urls: Sequence[str] = ("ws://localhost/",),
 ) -> Session:
     times = SessionTimes(
         connect_timeout=CONNECT_TIMEOUT,
@@ -29,7 +35,8 @@ def make_session(
         ping_interval=PING_INTERVAL,
         pong_timeout=PONG_TIMEOUT,
     )
-    return Session(times, Backoff(first_delay, max_delay, attempts, lambda: 0.5), auto_reconnect=auto_reconnect)
+    backoff = Backoff(first_delay, max_delay, attempts, lambda: 0.5)
+    return Session(times, backoff, Addresses(urls), auto_reconnect=auto_reconnect)
 
 
 def log_in(session: Session, now: float = 0.0, **verdict: Any) -> Session:

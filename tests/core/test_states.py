@@ -12,7 +12,7 @@ from wsclient.events import ConnectionStatus as Status
 LEGAL = {
     "disconnected": {"connecting", "reconnecting", "reconnect_failed"},
     "connecting": {"connected", "disconnected", "reconnecting", "reconnect_failed", "auth_failed"},
-    "connected": {"authenticated", "auth_failed", "disconnected", "reconnecting", "reconnect_failed"},
+    "connected": {"authenticated", "connecting", "auth_failed", "disconnected", "reconnecting", "reconnect_failed"},
     "authenticated": {"disconnected", "auth_failed"},
     "reconnecting": {"connecting", "disconnected"},
     "auth_failed": {"connecting", "disconnected"},

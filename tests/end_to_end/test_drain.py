@@ -100,7 +100,7 @@ def test_what_does_not_finish_by_the_deadline_ends_with_it_and_its_text_is_kept(
     client: WSClient = make_client(url_of(program), auto_reconnect=False)
     generation = client.stream("long")
     wait_until(lambda: generation.text == "one")
-    request = ollama.wait_for_request()
+    request = ollama.wait_for_request(path="/api/generate")
     started = time.monotonic()
     program.send_signal(signal.SIGTERM)
     with pytest.raises(Exception, match="restart") as caught:
@@ -117,7 +117,7 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, make_client: Any, ollama:
     ollama.script(prompt="long", mode="hold", after=1)
     client: WSClient = make_client(url_of(program), auto_reconnect=False)
     generation = client.stream("long")
-    ollama.wait_for_request()
+    ollama.wait_for_request(path="/api/generate")
     lost = threading.Event()
     client.on_connection_change(lambda status: lost.set() if status is ConnectionStatus.DISCONNECTED else None)
     program.send_signal(signal.SIGTERM)

@@ -12,7 +12,8 @@ import pytest
 from wsclient.gateway.thread import GatewayThread
 
 from ..support.llama_server import MISSING
-from .programs import Site, run_program, wait_for_line
+from ..support.web_servers import Tab, serving
+from .programs import Site, free_port, run_program, wait_for_line
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -32,6 +33,8 @@ def test_every_example_has_a_test() -> None:
         "custom_reconnect.py",
         "local_llm.py",
         "test_chatbot.py",
+        "flask_chat.py",
+        "django_chat.py",
     }
 
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
@@ -39,6 +42,7 @@ def test_every_example_has_a_test() -> None:
 
 def test_every_example_is_short() -> None:
     assert all(len(path.read_text().splitlines()) < 80 for path in EXAMPLES.glob("*.py"))
+    assert len((EXAMPLES / "chat.html").read_text().splitlines()) < 200
 
 
 def test_stream_prints_the_text(site: Site) -> None:
@@ -113,3 +117,19 @@ def test_the_chatbots_tests_pass(tmp_path: Path) -> None:
 
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "4 passed" in finished.stdout
+
+
+def test_flask_chat_lists_the_models_and_streams_an_answer(site: Site) -> None:
+    with (
+        serving([sys.executable, str(EXAMPLES / "flask_chat.py")], site.folder, {"PORT": "0"}) as served,
+        Tab(served.url, "Hello") as tab,
+    ):
+        assert served.get("/models") == {"models": ["builtin:latest"]}
+        assert len(tab.text().split()) > 10
+
+
+def test_django_chat_lists_the_models_and_streams_an_answer(site: Site) -> None:
+    command = [sys.executable, str(EXAMPLES / "django_chat.py"), "runserver", "--noreload", str(free_port())]
+    with serving(command, site.folder, {"PYTHONUNBUFFERED": "1"}) as served, Tab(served.url, "Hello") as tab:
+        assert served.get("/models") == {"models": ["builtin:latest"]}
+        assert len(tab.text().split()) > 10

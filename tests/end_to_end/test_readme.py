@@ -15,8 +15,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-import wsclient
-from wsclient import ClientOptions, ErrorCode, WSClient
+from wsclient import WSClient
+from wsclient.cli import failures
+from wsclient.cli.chat_commands import COMMANDS
 from wsclient.cli.program import program
 from wsclient.gateway.clients import RegisteredClient
 from wsclient.gateway.settings import _VARIABLES, GatewaySettings
@@ -32,6 +33,8 @@ from .programs import Site, free_port, run_program, wait_for_line
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"^(?<!<!-- pytest -->\n)```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+# Cells, which tests/contrib/test_ipython_notebook.py runs.
+IPYTHON_BLOCKS = re.findall(r"^```ipython\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PYTEST_BLOCKS = re.findall(r"^<!-- pytest -->\n```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -49,15 +52,18 @@ def _table(heading: str) -> list[list[str]]:
 
 def test_no_code_block_escapes_these_tests() -> None:
     marked = re.findall(r"^<!-- (?:run|command|flags): .* -->\n```bash$", README, re.MULTILINE)
-    # And the client in JSON.
-    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(PYTHON_BLOCKS) + len(PYTEST_BLOCKS) + len(marked) + 1
+    tested = [*PYTHON_BLOCKS, *PYTEST_BLOCKS, *IPYTHON_BLOCKS, *marked]
+    # And the client in JSON, and the diagram of the statuses, which is drawn from the code.
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(tested) + 2
 
 
 def _settings(command: str) -> GatewaySettings:
-    """Return what a line of `wsclient serve` asks for."""
-    serve = program.commands["serve"]
-    params = serve.make_context("serve", shlex.split(command, comments=True)[2:]).params
-    return GatewaySettings.from_env({}, **{name: value for name, value in params.items() if name != "debug"})
+    """Return what a line of `wsclient serve` asks for, with the variables before it."""
+    words = shlex.split(command, comments=True)
+    start = words.index("wsclient")
+    params = program.commands["serve"].make_context("serve", words[start + 2 :]).params
+    environ = dict(word.split("=", 1) for word in words[:start])
+    return GatewaySettings.from_env(environ, **{name: value for name, value in params.items() if name != "debug"})
 
 
 def test_the_lines_that_serve_the_internet_say_what_the_flags_are_called() -> None:
@@ -65,6 +71,11 @@ def test_the_lines_that_serve_the_internet_say_what_the_flags_are_called() -> No
     assert (tls.port, tls.tls_cert, tls.requests_per_minute) == (443, Path("fullchain.pem"), 60)
     assert proxy.trusted_proxy == ("10.0.0.0/8",)
     assert page.allow_origin == ("https://app.example.org",)
+
+
+def test_the_lines_with_several_model_servers_name_the_same_two() -> None:
+    flags, variable = map(_settings, _bash_block("flags: servers").splitlines())
+    assert flags.model_server_urls == variable.model_server_urls == ("http://gpu1:11434", "http://gpu2:11434")
 
 
 def test_the_lines_that_share_a_store_say_what_the_flags_are_called() -> None:
@@ -122,6 +133,7 @@ def test_the_table_of_flags_has_each_with_its_variable_and_default() -> None:
         else:
             mebibytes = re.fullmatch(r"(\d+) MiB", said)
             said = str(int(mebibytes[1]) << 20) if mebibytes else said
+            value = ",".join(value) if isinstance(value, tuple) else value
             assert said == (f"{value:g}" if isinstance(value, float) else str(value)), name
 
 
@@ -178,12 +190,37 @@ def test_quick_start_goes_from_nothing_to_a_served_registered_client(tmp_path: P
         try:
             wait_for_line(gateway, served["PORT"])
             finished = run_program(["bash", "-ec", _bash_block("run: generate")], tmp_path, env=served)
+            clients = run_program(["bash", "-ec", _bash_block("run: clients")], tmp_path, env=served)
         finally:
             gateway.send_signal(signal.SIGTERM)
             gateway.communicate(timeout=20)
 
     assert finished.returncode == 0, finished.stderr
     assert "llama2:latest" in finished.stdout
+    assert clients.returncode == 0, clients.stderr
+    assert "  new key      " in clients.stdout
+
+
+def test_the_blocks_for_people_run_as_they_are(site: Site) -> None:
+    path = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # Its stdin is no terminal: the chat ends at once.
+    run_program(["bash", "-ec", _bash_block("run: chat")], site.folder, env=path).check_returncode()
+    finished = run_program(["bash", "-ec", _bash_block("run: people")], site.folder, env=path)
+
+    assert finished.returncode == 0, finished.stderr
+    results = [json.loads(line) for line in (site.folder / "results.jsonl").read_text().splitlines()]
+    assert [result["id"] for result in results] == ["cat", "dog"]
+    assert all(result["text"] for result in results)
+    assert (site.folder / "haiku.txt").read_text().strip()
+    assert "10 answers, 2 at a time: " in finished.stdout
+
+
+def test_the_table_of_chat_commands_is_whole() -> None:
+    section = README.split("## At the command line\n")[1].split("\n## ")[0]
+    named = {
+        name for row in re.findall(r"^\| (`/[^|]*) \|", section, re.MULTILINE) for name in re.findall(r"/\w+", row)
+    }
+    assert named == set(COMMANDS)
 
 
 def test_the_operators_blocks_register_a_client_from_elsewhere(tmp_path: Path, served: dict[str, str]) -> None:
@@ -198,11 +235,18 @@ def test_the_operators_blocks_register_a_client_from_elsewhere(tmp_path: Path, s
             online = _bash_block("run: online").replace(":3000", f":{served['PORT']}")
             finished = run_program(["bash", "-ec", online], tmp_path, env=served)
             assert finished.returncode == 0, finished.stderr
+            assert "  generations  0 running, 0 waiting\n" in finished.stdout
             assert ask(f"http://127.0.0.1:{figures}", "/metrics").status == 200
         finally:
             gateway.send_signal(signal.SIGTERM)
             gateway.communicate(timeout=20)
     assert (tmp_path / "keys" / "remote_config.json").exists()
+
+
+def test_the_table_of_exit_codes_has_each() -> None:
+    rows = README.split("### Exit codes\n")[1].split("\n### ")[0]
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", rows, re.MULTILINE)}
+    assert codes == {0, failures.FAILED, failures.WRONG_USAGE, failures.INTERRUPTED}
 
 
 def test_the_table_of_figures_names_what_the_gateway_shows(start_gateway: StartGateway) -> None:
@@ -212,6 +256,20 @@ def test_the_table_of_figures_names_what_the_gateway_shows(start_gateway: StartG
     rows = re.findall(r"^\| (`[^|]*`) \|", README.split("| figure, after")[1].split("\n\n")[0], re.MULTILINE)
     named = {name.removesuffix("_total") for row in rows for name in re.findall(r"`(\w+)", row)}
     assert named == {name for name in shown if not name.endswith("_created")}
+
+
+def test_the_doctor_shows_the_lines_that_the_readme_shows(site: Site) -> None:
+    shown = README.split("<!-- shown: doctor -->\n```\n")[1].split("```")[0]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-ec", _bash_block("run: doctor")]
+    finished = run_program(command, site.folder, env={**os.environ, "PATH": path, "PYTHONIOENCODING": "utf-8"})
+
+    assert finished.returncode == 0, finished.stdout
+    titles = [line[3:17] for line in finished.stdout.splitlines()[:-1]]
+    assert [line[3:17] for line in shown.splitlines()[:-1] if line[1] != " "] == titles
+    statuses = [line[1] for line in shown.splitlines()[:-1] if line[1] != " "]
+    passed, failed, skipped = (statuses.count(mark) for mark in "\N{CHECK MARK}\N{BALLOT X}-")
+    assert shown.splitlines()[-1].startswith(f"{passed} passed, {failed} failed, {skipped} skipped;")
 
 
 def test_the_commands_install_what_they_run() -> None:
@@ -225,29 +283,6 @@ def test_the_commands_install_what_they_run() -> None:
     assert "examples/local_llm.py" in model
     assert INSTALL in tests
     assert INSTALL in model
-
-
-def test_option_table_names_every_option_and_no_other() -> None:
-    named = [row[0].strip("`") for row in _table("Options")]
-
-    assert sorted(named) == sorted(field.name for field in attrs.fields(ClientOptions))
-
-
-def test_option_table_shows_the_defaults() -> None:
-    defaults = {field.name: field.default for field in attrs.fields(ClientOptions)}
-    shown = {row[0].strip("`"): row[1] for row in _table("Options")}
-
-    for name in ("reconnect_delay", "max_reconnect_delay", "connect_timeout", "auth_timeout", "request_timeout"):
-        assert shown[name] == f"{defaults[name]} s"
-    for name in ("auto_connect", "auto_reconnect", "allow_insecure", "allow_readable_key"):
-        assert shown[name] == f"`{defaults[name]}`"
-
-
-def test_error_table_names_every_code_with_its_class() -> None:
-    shown = {row[0].strip("`"): row[1].strip("`") for row in _table("Error codes")}
-
-    assert set(shown) == set(ErrorCode)
-    assert all(getattr(wsclient, name).code == code for code, name in shown.items())
 
 
 def test_testing_tables_name_every_fixture_and_every_fault() -> None:

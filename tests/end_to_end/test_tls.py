@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,11 +49,37 @@ def test_a_self_made_certificate_works_with_an_ssl_context_that_trusts_it(
     assert front.versions == ["TLSv1.3"]
 
 
-def assert_refused(client: WSClient, front: TlsFront, reason: str) -> None:
+def test_clients_share_the_default_context_while_one_of_them_is_connected(
+    gateway: GatewayThread, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[weakref.ref[ssl.SSLContext]] = []
+    certificate = make_certificate(tmp_path)
+
+    def make() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(certificate.file)
+        made.append(weakref.ref(context))
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", make)
+    with TlsFront(gateway.port, certificate.server_context) as front:
+        clients = [make_client(front.url) for _ in range(3)]
+        for client in clients:
+            client.connect()
+        assert len(made) == 1
+        for client in clients:
+            client.close()
+        gc.collect()
+        assert made[0]() is None
+        clients[0].connect()
+        assert len(made) == 2
+
+
+def assert_refused(client: WSClient, front: TlsFront, reason: str, advice: str = "ssl_context") -> None:
     with pytest.raises(ConnectionFailedError, match=reason) as caught:
         client.connect()
     assert caught.value.code == "connection_failed"
-    assert "ssl_context" in caught.value.description
+    assert advice in caught.value.description
     assert not caught.value.retryable
     assert front.versions == []
 
@@ -75,14 +103,16 @@ def test_a_certificate_for_another_host_is_refused(
 
     with TlsFront(gateway.port, other.server_context) as front:
         client = make_client(front.url, ssl_context=other.client_context)
-        assert_refused(client, front, "IP address mismatch")
+        assert_refused(client, front, "IP address mismatch", "a host name that the certificate is for")
 
 
 def test_an_expired_certificate_is_refused(gateway: GatewayThread, make_client: MakeClient, tmp_path: Path) -> None:
     old = make_certificate(tmp_path, days=-2)
 
     with TlsFront(gateway.port, old.server_context) as front:
-        assert_refused(make_client(front.url, ssl_context=old.client_context), front, "expired")
+        assert_refused(
+            make_client(front.url, ssl_context=old.client_context), front, "expired", "Renew it on the server"
+        )
 
 
 def test_a_certificate_that_is_not_trusted_is_not_tried_again(

@@ -14,6 +14,7 @@ from wsclient.errors import ErrorCode
 from wsclient.gateway.backends import BackendError
 from wsclient.gateway.thread import GatewayThread
 
+from ..support.asking import ask
 from ..support.gateway_peers import Peer, RawPeer
 from ..support.waiting import wait_until
 from .conftest import StartGateway
@@ -265,3 +266,43 @@ def test_a_connection_has_room_for_so_many_requests_and_no_more(
         backend.release()
         peer.receive_until("stream_end")
         assert peer.generate("say x")[-1]["type"] == "stream_end"
+
+
+def test_the_open_requests_of_a_client_may_have_so_many_bytes_over_all_its_connections(
+    start_gateway: StartGateway, client_id: str, ec_key: Key
+) -> None:
+    gateway = start_gateway(max_open_bytes=8192, metrics_port=0)
+    logins = [Peer(gateway.url).log_in(client_id, ec_key) for _ in range(2)]
+    with logins[0] as one, logins[1] as two:
+        one.send(type="generate", id="a", prompt="hang 1", pad="x" * 5000)
+        one.receive_until("stream_token")
+
+        refused = two.generate("say x", id="b", pad="x" * 5000)
+
+        assert [(message["id"], message.get("code")) for message in refused] == [("b", "server_busy")]
+        assert refused[0]["error"] == "The open requests of this client have more than 8192 bytes"
+        two.send(type="batch", id="c", messages=[{"type": "ping", "id": "p", "pad": "x" * 5000}])
+        assert two.receive()["code"] == "server_busy"
+        # Small ones still have room, and none is needed to stop.
+        assert two.generate("say x", id="d")[-1]["type"] == "stream_end"
+        one.send(type="stop", id="s", requestId="a", pad="x" * 5000)
+        one.receive_until("stream_end")
+        wait_until(lambda: two.generate("say x", id="e", pad="x" * 5000)[-1]["type"] == "stream_end")
+    body = ask(gateway.gateway.metrics_url, "/metrics").body
+    assert b'requests_over_limit_total{limit="max_open_bytes"} ' in body
+
+
+def test_a_request_alone_may_be_of_any_size_and_the_items_of_a_batch_count_once(
+    start_gateway: StartGateway, client_id: str, ec_key: Key, backend: ScriptedBackend
+) -> None:
+    gateway = start_gateway(max_open_bytes=8192)
+    items = [{"type": "generate", "id": id, "prompt": "say x", "pad": "x" * 7000} for id in "ab"]
+    services = gateway.gateway._services
+    assert services is not None
+    with Peer(gateway.url).log_in(client_id, ec_key) as peer:
+        for _ in range(2):
+            peer.send(type="batch", messages=items)
+            ends = [peer.receive_until("stream_end", "error")[-1] for _ in items]
+            assert [(end["id"], end["type"]) for end in ends] == [("a", "stream_end"), ("b", "stream_end")]
+            # The batch is over a moment after the last word of its last item.
+            wait_until(lambda: not services.accounts.open_bytes)

@@ -16,6 +16,7 @@ import pytest
 from wsclient.core.auth import Key
 from wsclient.core.frames import FrameParser
 from wsclient.core.json_values import decode_values
+from wsclient.gateway import websocket
 from wsclient.gateway.backends import Final, GenerateRequest, Piece
 from wsclient.gateway.generations import Generation
 from wsclient.gateway.settings import GatewaySettings
@@ -262,6 +263,26 @@ def test_who_reads_slowly_but_steadily_is_not_cut_off(
             time.sleep(0.02)
             assert slow.read(20_000)
         assert not backend.cancelled.is_set()
+
+
+def test_who_keeps_taking_a_little_is_cut_off_too(
+    start_gateway: StartGateway,
+    client_id: str,
+    ec_key: Key,
+    backend: ScriptedBackend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So high that what the kernels hand over in one piece, some kilobytes, is little.
+    monkeypatch.setattr(websocket, "_LEAST_RATE", 10_000_000)
+    gateway = start_gateway(write_timeout=0.3)
+    with RawPeer(gateway.url, receive_buffer=4096).log_in(client_id, ec_key) as slow:
+        slow.send(type="generate", id="g", prompt="flood 1000")
+        deadline = time.monotonic() + 10
+        while not backend.cancelled.is_set() and time.monotonic() < deadline:
+            time.sleep(0.01)
+            slow.read(2000)
+        assert backend.cancelled.is_set()
+    wait_until(lambda: gateway.gateway.stats().connections == 0)
 
 
 def test_who_asks_and_asks_but_never_reads_is_cut_off(start_gateway: StartGateway, client_id: str, ec_key: Key) -> None:

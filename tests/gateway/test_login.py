@@ -20,8 +20,9 @@ from wsclient.gateway.guard import LoginGuard, Refusal
 from wsclient.gateway.login import LoginDesk
 from wsclient.gateway.registry import ClientRegistry
 from wsclient.gateway.thread import GatewayThread
-from wsclient.keys import public_pem
+from wsclient.keys import generate_key, public_pem
 
+from ..support.client_files import new_pem
 from ..support.gateway_peers import Peer, RawPeer
 from ..support.waiting import wait_until
 from .conftest import StartGateway
@@ -236,13 +237,16 @@ def distinguishable(one: list[float], other: list[float]) -> float:
     return abs(longer / (len(one) * len(other)) - 0.5)
 
 
-def test_times_do_not_tell_unknown_revoked_and_wrong_apart(
+def test_times_do_not_tell_unknown_revoked_rotating_and_wrong_apart(
     registry: ClientRegistry, client_id: str, rsa_key: Key, ec384_key: Key
 ) -> None:
     revoked_id = registry.register("revoked", public_pem(ec384_key)).id
     registry.revoke(revoked_id)
     ids = {"wrong": client_id, "rsa": registry.register("rsa", public_pem(rsa_key)).id}
     ids |= {"revoked": revoked_id, "unknown": "f" * 32}
+    # Two keys to try, and the slow one last.
+    ids["rotating"] = registry.register("rotating", new_pem()).id
+    registry.rotate(ids["rotating"], public_pem(generate_key("ec", 384)))
     challenge = "c" * 64
     signature = sign_challenge(ec384_key, challenge, "SHA256")
 

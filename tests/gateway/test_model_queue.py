@@ -8,9 +8,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 import pytest
 
 from wsclient.core.auth import Key
+from wsclient.gateway import server_pool
 from wsclient.gateway.backends import BackendError, Final, GenerateRequest, Piece
-from wsclient.gateway.model_queue import QueueingBackend, queue_name
+from wsclient.gateway.model_queue import QueueingBackend
+from wsclient.gateway.pooled_server import queue_name
 from wsclient.gateway.registry import ClientRegistry
+from wsclient.gateway.server_pool import ServerPool
 from wsclient.gateway.thread import GatewayThread
 from wsclient.keys import generate_key, public_pem
 
@@ -30,9 +33,17 @@ def other_client(registry: ClientRegistry) -> tuple[str, Key]:
 
 
 @pytest.fixture
+def backend() -> ScriptedBackend:
+    """A model server with three models; it answers any name, as llama.cpp's does."""
+    backend = ScriptedBackend()
+    backend.models = [{"name": name} for name in ("llama2:latest", "big:latest", "small:latest")]
+    return backend
+
+
+@pytest.fixture
 def gateway(start_gateway: StartGateway, other_client: tuple[str, Key]) -> GatewayThread:
     """A gateway whose models take one generation at a time, and whose waiting rooms hold five."""
-    return start_gateway(max_running=1, max_waiting=ROOM)
+    return knowing_its_models(start_gateway(max_running=1, max_waiting=ROOM))
 
 
 @pytest.fixture
@@ -40,6 +51,13 @@ def other(gateway: GatewayThread, other_client: tuple[str, Key]) -> Iterator[Pee
     """Another client than `peer`, logged in too."""
     with Peer(gateway.url) as peer:
         yield peer.log_in(*other_client)
+
+
+def knowing_its_models(gateway: GatewayThread) -> GatewayThread:
+    """Have a gateway ask for its models: who waits for the first list may be overtaken by who comes after it."""
+    assert gateway._loop is not None
+    asyncio.run_coroutine_threadsafe(gateway.gateway.backend.pool.line_of("x"), gateway._loop).result(5)
+    return gateway
 
 
 def prompts(backend: ScriptedBackend) -> list[str]:
@@ -98,6 +116,45 @@ def test_other_names_of_a_model_are_the_same_model(
     assert prompts(backend) == ["hang 0"]
 
 
+def test_names_that_no_server_lists_share_one_queue(
+    peer: Peer, other: Peer, backend: ScriptedBackend, gateway: GatewayThread
+) -> None:
+    begin(peer, "g0", "hold 0", "made up 0")
+    for number in (1, 2):
+        begin(peer, f"g{number}", f"say {number}", f"made up {number}")
+    begin(other, "m1", "say mine", "small")
+    # The models that there are do not wait for them.
+    assert other.receive_until("stream_end")[-1]["totalTokens"] == 1
+    wait_until(lambda: gateway.gateway.backend.waiting == 2)
+    assert prompts(backend) == ["hold 0", "say mine"]
+    backend.release()
+    assert [peer.receive_until("stream_end")[-1]["id"] for _ in range(3)] == ["g0", "g1", "g2"]
+
+
+def test_a_model_that_is_new_at_the_server_has_its_own_queue_soon(
+    peer: Peer, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_pool, "_UNKNOWN_AGE", 0.0)
+    begin(peer, "g0", "hang 0", "made up")
+    assert isinstance(backend.models, list)
+    backend.models = [*backend.models, {"name": "new:1b"}]
+    assert peer.generate("say x", id="g1", model="new:1b")[-1]["type"] == "stream_end"
+
+
+def test_a_server_that_cannot_list_its_models_has_one_queue(
+    start_gateway: StartGateway, backend: ScriptedBackend, client_id: str, ec_key: Key
+) -> None:
+    backend.models = BackendError("no list")
+    gateway = knowing_its_models(start_gateway(max_running=1))
+    peer = Peer(gateway.url).log_in(client_id, ec_key)
+    begin(peer, "g0", "hold 0", "llama2")
+    begin(peer, "g1", "say two", "small")
+    wait_until(lambda: gateway.gateway.backend.waiting == 1)
+    backend.release()
+    assert [peer.receive_until("stream_end")[-1]["id"] for _ in range(2)] == ["g0", "g1"]
+    peer.close()
+
+
 @pytest.mark.parametrize(
     ("name", "other"),
     [("llama2", "llama2:7b"), ("a/llama2", "llama2"), ("hf.co/a/b", "b"), ("localhost:5000/a", "localhost:5000/b")],
@@ -149,7 +206,7 @@ def test_who_fills_the_queue_loses_a_place_to_another_client(peer: Peer, other: 
 def test_who_waits_too_long_is_told_so_and_never_reaches_the_model_server(
     start_gateway: StartGateway, client_id: str, ec_key: Key, backend: ScriptedBackend
 ) -> None:
-    gateway = start_gateway(max_running=1, max_wait=0.1)
+    gateway = knowing_its_models(start_gateway(max_running=1, max_wait=0.1))
     with Peer(gateway.url).log_in(client_id, ec_key) as peer:
         begin(peer, "g1", "hold 0")
         error = peer.generate("say late", id="g2")[-1]
@@ -244,7 +301,8 @@ async def run(backend: QueueingBackend, client: str = "a") -> BackendError | Non
 def test_turns_are_cancelled_and_timed_out_at_any_moment_and_none_is_lost() -> None:
     async def scenario() -> None:
         slow = Slow(0.001)
-        backend = QueueingBackend(slow, max_running=2, max_waiting=50, max_wait=0.02)
+        pool = ServerPool([slow], max_running=2, max_wait=0.02)
+        backend = QueueingBackend(pool, max_waiting=50, max_wait=0.02)
         for delay in range(200):
             tasks = [asyncio.create_task(run(backend, "abc"[number % 3])) for number in range(12)]
             # Cancelled at every moment of a turn's life.
@@ -263,7 +321,8 @@ def test_turns_are_cancelled_and_timed_out_at_any_moment_and_none_is_lost() -> N
 def test_waiting_is_no_part_of_the_model_servers_time() -> None:
     async def scenario() -> list[BackendError | None]:
         slow = Slow(0.05)
-        backend = QueueingBackend(slow, max_running=1, max_waiting=10, max_wait=60)
+        pool = ServerPool([slow], max_running=1, max_wait=60)
+        backend = QueueingBackend(pool, max_waiting=10, max_wait=60)
         results = await asyncio.gather(*(run(backend) for _ in range(4)))
         assert slow.most_at_once == 1
         return results

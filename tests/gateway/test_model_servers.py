@@ -11,19 +11,27 @@ from wsclient.gateway.backends.builtin import BuiltinBackend
 from wsclient.gateway.backends.ollama import OllamaBackend
 from wsclient.gateway.backends.openai import OpenAIBackend
 from wsclient.gateway.errors import GatewayError
-from wsclient.gateway.model_servers import make_backend
+from wsclient.gateway.model_servers import make_backends
 from wsclient.gateway.server import Gateway
 from wsclient.gateway.settings import GatewaySettings
 
 
 def test_each_backend_is_made_with_its_own_url() -> None:
-    assert isinstance(make_backend(GatewaySettings(backend="builtin")), BuiltinBackend)
-    ollama = make_backend(GatewaySettings(ollama_url="gpu:1"))
+    (builtin,) = make_backends(GatewaySettings(backend="builtin"))
+    assert isinstance(builtin, BuiltinBackend)
+    (ollama,) = make_backends(GatewaySettings(ollama_url="gpu:1"))
     assert isinstance(ollama, OllamaBackend)
     assert ollama.url == "http://gpu:1"
-    openai = make_backend(GatewaySettings(backend="openai", openai_url="http://127.0.0.1:2"))
+    (openai,) = make_backends(GatewaySettings(backend="openai", openai_url="http://127.0.0.1:2"))
     assert isinstance(openai, OpenAIBackend)
     assert openai.url == "http://127.0.0.1:2/v1"
+
+
+def test_each_of_several_model_servers_has_a_backend_in_the_order_of_the_settings() -> None:
+    ollamas = make_backends(GatewaySettings(ollama_url=["b:1", "a:1"]))
+    assert [ollama.url for ollama in ollamas if isinstance(ollama, OllamaBackend)] == ["http://b:1", "http://a:1"]
+    openais = make_backends(GatewaySettings(backend="openai", openai_url="http://b:1,http://a:1"))
+    assert [openai.url for openai in openais if isinstance(openai, OpenAIBackend)] == ["http://b:1/v1", "http://a:1/v1"]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +48,7 @@ def test_a_key_that_crosses_the_network_in_the_clear_is_warned_of(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with caplog.at_level(logging.DEBUG):
-        make_backend(GatewaySettings(backend="openai", openai_url=url))
+        make_backends(GatewaySettings(backend="openai", openai_url=url))
     assert ("crosses the network in the clear" in caplog.text) is warns
     assert "s3cret" not in caplog.text
 

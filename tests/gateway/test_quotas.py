@@ -302,6 +302,31 @@ def test_a_model_that_is_not_allowed_does_not_exist(
     assert peer.generate("say x", model="tiny:1b")[-1]["type"] == "stream_end"
 
 
+def test_a_model_that_is_forbidden_while_a_generation_waits_is_not_there_when_its_turn_comes(
+    describe: Callable[..., None], peer: Peer, backend: ScriptedBackend, gateway: GatewayThread
+) -> None:
+    for number in range(4):
+        peer.send(type="generate", id=f"g{number}", prompt="hold 1")
+        peer.receive_until("stream_token")
+    peer.send(type="generate", id="late", prompt="say x")
+    wait_until(lambda: gateway.gateway.backend.waiting == 1)
+    describe(models=["tiny:*"])
+
+    backend.release()
+
+    answer = peer.receive_until("error")[-1]
+    assert (answer["id"], answer["code"], answer["error"]) == (
+        "late",
+        "model_not_found",
+        "Generation failed: model 'llama2' not found",
+    )
+    # Who runs already is not interrupted.
+    assert len(backend.requests) == 4
+    for _ in range(3):
+        backend.release()
+    assert [peer.receive_until("stream_end")[-1]["type"] for _ in range(3)] == ["stream_end"] * 3
+
+
 def test_the_words_for_a_hidden_model_are_those_for_one_that_is_missing(
     tmp_path: Path, start_gateway: StartGateway, client_id: str, ec_key: Key
 ) -> None:

@@ -12,16 +12,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wsclient.core.auth import Key
+from wsclient.gateway import housekeeping
 from wsclient.gateway.backends import BackendError
 from wsclient.gateway.registry import ClientRegistry
-from wsclient.gateway.server import Gateway, GatewayError, make_backend, run_gateway
+from wsclient.gateway.server import Gateway, GatewayError, make_backends, run_gateway
 from wsclient.gateway.settings import GatewaySettings
 from wsclient.gateway.thread import GatewayThread
 from wsclient.keys import public_pem
@@ -106,8 +108,8 @@ def test_a_model_server_that_does_not_answer_is_a_warning_and_an_error_of_each_r
 
 
 def test_the_settings_name_the_backend() -> None:
-    assert make_backend(GatewaySettings(backend="builtin")).name == "builtin"
-    assert make_backend(GatewaySettings(ollama_url="http://h:1/api")).url == "http://h:1"  # type: ignore[attr-defined]
+    assert make_backends(GatewaySettings(backend="builtin"))[0].name == "builtin"
+    assert make_backends(GatewaySettings(ollama_url="http://h:1/api"))[0].url == "http://h:1"  # type: ignore[attr-defined]
 
 
 # --- noticing and counting ----------------------------------------------------------------------------------------
@@ -127,6 +129,39 @@ def test_a_revoked_client_is_thrown_out_within_a_second_and_others_stay(
         assert time.monotonic() - started < 1
         other.send(type="ping", id=1)
         assert other.receive()["type"] == "pong"
+
+
+@pytest.fixture
+def start_gateways(tmp_path: Path, registry: ClientRegistry) -> Iterator[Callable[[], list[GatewayThread]]]:
+    """Starts three gateways with one registry."""
+    settings = GatewaySettings(port=0, data_dir=tmp_path, close_timeout=0.2)
+    with ExitStack() as stack:
+        yield lambda: [stack.enter_context(GatewayThread(settings, ScriptedBackend(), registry)) for _ in range(3)]
+
+
+def test_every_gateway_on_one_registry_throws_out_who_is_revoked(
+    start_gateways: Callable[[], list[GatewayThread]], registry: ClientRegistry, client_id: str, ec_key: Key
+) -> None:
+    with ExitStack() as stack:
+        peers = [stack.enter_context(Peer(gateway.url).log_in(client_id, ec_key)) for gateway in start_gateways()]
+        # By the object that they share, as an administrator does over HTTP.
+        registry.revoke(client_id)
+        assert [peer.receive_close() for peer in peers] == [(4003, "revoked")] * 3
+
+
+def test_who_comes_and_goes_between_two_looks_is_thrown_out_by_every_gateway_on_one_registry(
+    start_gateways: Callable[[], list[GatewayThread]],
+    registry: ClientRegistry,
+    rsa_key: Key,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(housekeeping, "_PAUSE", 1.0)
+    gateways = start_gateways()
+    new_id = registry.register("new", public_pem(rsa_key)).id
+    with ExitStack() as stack:
+        peers = [stack.enter_context(Peer(gateway.url).log_in(new_id, rsa_key)) for gateway in gateways]
+        registry.revoke(new_id)
+        assert [peer.receive_close() for peer in peers] == [(4003, "revoked")] * 3
 
 
 def test_a_failure_that_nobody_foresaw_does_not_end_the_looking_after_the_clients_file(

@@ -20,7 +20,7 @@ def test_the_defaults_keep_the_gateway_on_this_machine_and_follow_the_original()
     assert (settings.host, settings.port) == ("127.0.0.1", 3000)
     assert settings.clients_path == Path("data/authorized_clients.json")
     assert (settings.backend, settings.default_model) == ("ollama", "llama2")
-    assert settings.ollama_url == "http://127.0.0.1:11434"
+    assert settings.ollama_url == ("http://127.0.0.1:11434",)
     assert (settings.auth_timeout, settings.max_auth_attempts) == (10.0, 5)
     assert (settings.max_messages_before_login, settings.max_message_size_before_login) == (4, 8192)
     assert settings.max_sockets_before_login_per_address == 256
@@ -45,16 +45,16 @@ def test_the_builtin_backend_has_its_own_default_model() -> None:
 def test_the_backend_decides_what_is_not_said() -> None:
     openai = GatewaySettings(backend="openai", openai_url="http://gpu:8000")
     assert (openai.default_model, openai.max_running) == ("default", 64)
-    assert openai.model_server_url == "http://gpu:8000/v1"
+    assert openai.model_server_urls == ("http://gpu:8000/v1",)
     assert (GatewaySettings().max_running, GatewaySettings(max_running=9).max_running) == (4, 9)
-    assert GatewaySettings().model_server_url == "http://127.0.0.1:11434"
+    assert GatewaySettings().model_server_urls == ("http://127.0.0.1:11434",)
     assert GatewaySettings(backend="builtin").max_running > 10_000
-    assert GatewaySettings(backend="builtin").model_server_url == ""
+    assert GatewaySettings(backend="builtin").model_server_urls == ()
 
 
 def test_openais_variable_says_something_to_its_backend_only() -> None:
     environ = {"OPENAI_BASE_URL": "http://gpu:8000/v1", "OLLAMA_API_URL": "nonsense://"}
-    assert GatewaySettings.from_env(environ, backend="openai").openai_url == "http://gpu:8000/v1"
+    assert GatewaySettings.from_env(environ, backend="openai").openai_url == ("http://gpu:8000/v1",)
     assert GatewaySettings.from_env({"OPENAI_BASE_URL": "nonsense"}) == GatewaySettings()
 
 
@@ -78,7 +78,7 @@ def test_every_variable_of_the_original_is_read() -> None:
     )
     assert (settings.host, settings.port) == ("0.0.0.0", 8123)
     assert settings.clients_path == Path("/srv/data/authorized_clients.json")
-    assert (settings.ollama_url, settings.default_model) == ("http://ollama.example:11434", "mistral")
+    assert (settings.ollama_url, settings.default_model) == (("http://ollama.example:11434",), "mistral")
     assert (settings.auth_timeout, settings.max_auth_attempts) == (30.0, 3)
     assert settings.default_signature_algorithm == "RSA-SHA384"
     assert settings.log_level_number == logging.WARNING
@@ -114,7 +114,25 @@ def test_ollamas_variables_say_nothing_to_another_backend() -> None:
     ],
 )
 def test_the_path_api_at_the_end_of_ollamas_url_makes_no_difference(given: str, url: str) -> None:
-    assert GatewaySettings(ollama_url=given).ollama_url == url
+    assert GatewaySettings(ollama_url=given).ollama_url == (url,)
+
+
+@pytest.mark.parametrize("given", ["a:1,http://b:2/api", ["a:1", "b:2"], ("a:1,b:2",)])
+def test_several_model_servers_are_a_list_or_have_commas_between_them(given: object) -> None:
+    assert GatewaySettings(ollama_url=given).ollama_url == ("http://a:1", "http://b:2")
+
+
+def test_the_originals_variable_may_name_several_model_servers() -> None:
+    settings = GatewaySettings.from_env({"OLLAMA_API_URL": "http://a:1/api, http://b:2/api"})
+    assert settings.model_server_urls == ("http://a:1", "http://b:2")
+    several = GatewaySettings.from_env({"OPENAI_BASE_URL": "http://a:1,http://b:2/v1"}, backend="openai")
+    assert several.model_server_urls == ("http://a:1/v1", "http://b:2/v1")
+
+
+def test_the_metrics_ports_address_is_refused_without_the_port_even_if_it_is_the_usual_one() -> None:
+    with pytest.raises(ValueError, match="metrics_host is of no use without metrics_port"):
+        GatewaySettings.from_env({}, metrics_host="127.0.0.1")
+    assert GatewaySettings.from_env({}, metrics_host="127.0.0.1", metrics_port=0).metrics_port == 0
 
 
 @pytest.mark.parametrize(
@@ -135,6 +153,11 @@ def test_the_path_api_at_the_end_of_ollamas_url_makes_no_difference(given: str, 
         ("max_waiting", -1, "max_waiting must be a whole number from 0 to 100000 (got -1)"),
         ("max_wait", -1, "max_wait must be 0 to 86400 seconds (got -1)"),
         ("ollama_url", "ftp://x", "ollama_url must begin with http:// or https:// (got 'ftp://')"),
+        ("ollama_url", "a:1,,b:1", "ollama_url must be URLs with commas between them (got 'a:1,,b:1')"),
+        ("ollama_url", "a:1,b:1,http://a:1/api", "ollama_url must name each model server once"),
+        ("openai_url", [], "openai_url must be URLs with commas between them (got [])"),
+        ("openai_url", ["http://a", "http://a/v1"], "openai_url must name each model server once"),
+        ("metrics_host", "0.0.0.0", "metrics_host is of no use without metrics_port"),
         ("ollama_url", 5, "ollama_url must be a URL like 'http://127.0.0.1:11434' (got 5)"),
         ("auth_timeout", 30000, "auth_timeout must be 0.01 to 3600 seconds (got 30000)"),
         ("auth_timeout", float("nan"), "auth_timeout must be 0.01 to 3600 seconds (got nan)"),

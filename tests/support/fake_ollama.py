@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -133,16 +134,20 @@ class FakeOllama:
         for _ in range(count):
             self._loop.call_soon_threadsafe(self._permits.release)
 
-    def wait_for_request(self, count: int = 1, timeout: float = 10.0) -> RecordedRequest:
-        """Wait until there were `count` requests, and return the last of these.
+    def wait_for_request(self, count: int = 1, timeout: float = 10.0, path: str | None = None) -> RecordedRequest:
+        """Wait until there were `count` requests, only for a path if one is given, and return the last of these.
 
         Raises:
             TimeoutError: there were fewer.
         """
+
+        def wanted() -> list[RecordedRequest]:
+            return [request for request in self.requests if path in (None, request.path)]
+
         with self._arrived:
-            if not self._arrived.wait_for(lambda: len(self.requests) >= count, timeout):
-                raise TimeoutError(f"there were {len(self.requests)} of {count} requests after {timeout} s")
-        return self.requests[count - 1]
+            if not self._arrived.wait_for(lambda: len(wanted()) >= count, timeout):
+                raise TimeoutError(f"there were {len(wanted())} of {count} requests after {timeout} s")
+        return wanted()[count - 1]
 
     def choose(self, model: str, prompt: str) -> Answer:
         """Return the answer to a prompt."""
@@ -164,7 +169,8 @@ class FakeOllama:
         runner = web.ServerRunner(server, shutdown_timeout=0.1)
         try:
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", self._port).start()
+            listening = socket.create_server(("127.0.0.1", self._port))
+            await web.SockSite(runner, listening).start()
             host, port = runner.addresses[0][:2]
             self.url = f"http://{host}:{port}"
         except BaseException as error:
@@ -174,6 +180,10 @@ class FakeOllama:
         finally:
             self._is_started.set()
         await self._stop.wait()
+        # A connection accepted in the very step before asyncio's server is closed would never be (CPython gh-109564).
+        self._loop.remove_reader(listening)
+        for _ in range(3):
+            await asyncio.sleep(0)
         await runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:

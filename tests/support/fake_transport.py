@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import queue
 import threading
+from collections.abc import Mapping
 from typing import Any
 
+from wsclient.core.addresses import Target
 from wsclient.core.frames import CLOSE, TEXT, encode_frame
 from wsclient.errors import ConnectionLostError, WSClientError
 
@@ -28,8 +30,12 @@ class FakeTransport:
 
     Args:
         options: the client's options.
+        target: where to.
+        hosts: the addresses of URLs whose host has several.
 
     Attributes:
+        target: see above.
+        address: the address of its host that is dialled, if it has several.
         sent: messages that the client sent, posted ones included.
         controls: opcode and payload of everything else that it posted.
         is_dialled, is_aborted, is_closed: how far it got.
@@ -37,8 +43,13 @@ class FakeTransport:
         says_goodbye: whether a close frame is answered with one.
     """
 
-    def __init__(self, options: Any) -> None:
+    def __init__(
+        self, options: Any, target: Target | None = None, hosts: Mapping[str, list[str]] | None = None
+    ) -> None:
         self.options = options
+        self.target = target or Target("ws://localhost/")
+        self.address: str | None = None
+        self._hosts = hosts or {}
         self.sent: list[dict[str, Any]] = []
         self.controls: list[tuple[int, bytes]] = []
         self.is_dialled = self.is_aborted = self.is_closed = False
@@ -51,7 +62,11 @@ class FakeTransport:
 
     # --- what the client calls ----------------------------------------------------------------------------------------
 
-    def dial(self) -> None:
+    def resolve(self) -> list[str]:
+        return self._hosts.get(self.target.url, [])
+
+    def dial(self, address: str | None = None) -> None:
+        self.address = address
         self.is_dialled = True
         error = self._outcome.get()
         if error is not None:
@@ -146,14 +161,16 @@ class FakeNetwork:
 
     Attributes:
         lines: every transport so far, in order.
+        hosts: the addresses of URLs whose host has several.
     """
 
     def __init__(self) -> None:
         self.lines: list[FakeTransport] = []
+        self.hosts: dict[str, list[str]] = {}
 
-    def make(self, options: Any) -> FakeTransport:
+    def make(self, options: Any, target: Target | None = None) -> FakeTransport:
         """Stand in for the class `Transport`."""
-        line = FakeTransport(options)
+        line = FakeTransport(options, target, self.hosts)
         self.lines.append(line)
         return line
 

@@ -7,12 +7,13 @@ import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from ..options import ClientOptions
 
-__all__ = ["DEFAULT_SERVER_URL", "ClientConfig", "config_path", "read_client_id"]
+__all__ = ["DEFAULT_SERVER_URL", "ClientConfig", "change_private_key", "config_path", "read_client_id"]
 
 DEFAULT_SERVER_URL = "ws://127.0.0.1:3000"
 
@@ -68,18 +69,47 @@ class ClientConfig:
             "serverUrl": self.server_url,
             "signatureAlgorithm": self.signature_algorithm,
         }
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-            os.replace(draft, path)
-        except BaseException as error:
-            with suppress(OSError):
-                draft.unlink()
-            if isinstance(error, OSError):
-                raise OSError(error.errno, error.strerror, str(path)) from error
-            raise
+        _replace(path, config, 0o600)
+
+
+def change_private_key(path: Path, private_key: Path) -> None:
+    """Have a configuration name another private key; whoever reads it sees the old or the new one.
+
+    Args:
+        path: the configuration; all else in it stays, and so do its mode and its owner.
+        private_key: where the key is.
+
+    Raises:
+        OSError: it cannot be read or written.
+        ValueError: it is no configuration.
+    """
+    # The link's target is replaced, not the link.
+    path = Path(os.path.realpath(path))
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    status = path.stat()
+    _replace(path, config | {"privateKeyPath": str(private_key.absolute())}, status.st_mode & 0o777, status)
+
+
+def _replace(path: Path, config: dict[str, Any], mode: int, owner: os.stat_result | None = None) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(descriptor, mode)
+            if owner is not None and os.geteuid() == 0:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            file.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(draft, path)
+    except BaseException as error:
+        with suppress(OSError):
+            draft.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def read_client_id(path: Path) -> str | None:

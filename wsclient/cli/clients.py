@@ -6,6 +6,7 @@ they change within a second; `register-client --online` asks a gateway elsewhere
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,20 +15,29 @@ from typing import Any
 
 import attrs
 import click
-from click.core import ParameterSource
 
 from ..core.auth import hash_for_algorithm
-from ..gateway.registry import ClientRegistry, RegisteredClient, Revocation, UnknownClientError
+from ..gateway.registry import ClientRegistry, RegisteredClient, Revocation
 from ..keys import check_key_name, fingerprint, load_public_key, public_pem
-from ..options import ClientOptions
 from . import terminal
+from .choosing import (
+    ask_or_refuse,
+    check_encryption,
+    check_mode,
+    chosen_client,
+    client_argument,
+    force_option,
+    registered_client,
+)
 from .client_config import DEFAULT_SERVER_URL, ClientConfig, config_path, read_client_id
 from .command import Command, path
 from .failures import Failure, refusing_wrong_values
-from .online import find_admin_token, register_online
+from .online import Conflict, find_admin_token, register_online
 from .registries import Whereabouts, registry_options, whereabouts
 
 __all__ = ["list_clients", "register_client", "revoke_client", "time_ago"]
+
+_REPLACE = "Revoke the old one and register this one instead?"
 
 # --- register-client --------------------------------------------------------------------------------------------------
 
@@ -49,7 +59,7 @@ __all__ = ["list_clients", "register_client", "revoke_client", "time_ago"]
 )
 @click.option("--algorithm", default="SHA256", show_default=True, help="SHA256, SHA384 or SHA512.")
 @registry_options
-@click.option("--force", is_flag=True, help="Revoke clients that have this name or key already, without asking.")
+@force_option("Revoke clients that have this name or key already, without asking.")
 @click.option("--online", is_flag=True, help="Ask the gateway at --server-url instead of changing the clients file.")
 @click.option(
     "--admin-token-file",
@@ -77,7 +87,7 @@ def register_client(
     which needs its admin token. Beside the public key it writes NAME_config.json, which has all that the client needs
     to connect.
     """
-    _check_mode(context, online)
+    check_mode(context, online)
     place = whereabouts(context, **where)
     with refusing_wrong_values():
         check_key_name(name)
@@ -92,16 +102,17 @@ def register_client(
         template.check()
         template = attrs.evolve(template, signature_algorithm=hash_for_algorithm(algorithm))
     key = load_public_key(key_path)
-    revoked: tuple[Revocation, ...] = ()
     if online:
-        _check_encryption(template, allow_insecure)
-        token = find_admin_token(admin_token_file)
-        client_id = register_online(server_url, name, public_pem(key), template.signature_algorithm, token)
+        check_encryption(server_url, allow_insecure)
+        client_id, gone = _register_online(template, public_pem(key), find_admin_token(admin_token_file), force)
+        for revoked_id in gone:
+            terminal.show_line(f"Revoked the client {revoked_id}.", "bold")
     else:
         client_id, revoked = _register(place, template, public_pem(key), fingerprint(key), force)
-    for revocation in revoked:
-        _show_revocation(revocation)
-    config = _write_config(attrs.evolve(template, client_id=client_id), config_path(key_path.parent, name), revoked)
+        for revocation in revoked:
+            _show_revocation(revocation)
+        gone = [revocation.client.id for revocation in revoked]
+    config = _write_config(attrs.evolve(template, client_id=client_id), config_path(key_path.parent, name), gone)
     terminal.show_line(f"Registered the client {name!r}.", "bold")
     terminal.show_facts(
         [
@@ -118,25 +129,18 @@ def register_client(
     terminal.show_command(["wsclient", "generate", "Hello", f"--config={config}"])
 
 
-def _check_mode(context: click.Context, online: bool) -> None:
-    """Refuse flags that mean nothing in this mode: whoever gives them expects something else to happen."""
-    offline_only, online_only = ("clients_file", "store", "force"), ("admin_token_file", "allow_insecure")
-    for flag in offline_only if online else online_only:
-        if context.get_parameter_source(flag) is ParameterSource.COMMANDLINE:
-            how = "cannot be given together with" if online else "only has a meaning with"
-            raise click.UsageError(f"--{flag.replace('_', '-')} {how} --online", context)
-
-
-def _check_encryption(template: ClientConfig, allow_insecure: bool) -> None:
+def _register_online(template: ClientConfig, pem: str, token: str, force: bool) -> tuple[str, Sequence[str]]:
+    register = functools.partial(
+        register_online, template.server_url, template.name, pem, template.signature_algorithm, token
+    )
     try:
-        ClientOptions(
-            server_url=template.server_url,
-            client_id="template",
-            private_key_path=template.private_key,
-            allow_insecure=allow_insecure,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error).replace("allow_insecure=True", "--allow-insecure")) from error
+        return register(replaces=force)
+    except Conflict as conflict:
+        if force:
+            # An older gateway, which cannot.
+            raise
+        ask_or_refuse([conflict.message], _REPLACE)
+        return register(replaces=True)
 
 
 def _register(
@@ -167,25 +171,19 @@ def _ask_about_duplicates(registry: ClientRegistry, name: str, key_fingerprint: 
             found.append(f"the name {name!r} is registered already, to client {client.id}")
         elif client.fingerprint == key_fingerprint:
             found.append(f"this key is registered already, to client {client.name!r} ({client.id})")
-    if not found:
-        return False
-    if not terminal.is_interactive():
-        raise Failure(f"{'; '.join(found)}; give --force to revoke the old one, or another --name and key")
-    for duplicate in found:
-        terminal.warn(duplicate)
-    if not terminal.ask("Revoke the old one and register this one instead?"):
-        raise Failure("nothing was changed")
-    return True
+    if found:
+        ask_or_refuse(found, _REPLACE)
+    return bool(found)
 
 
-def _write_config(config: ClientConfig, path: Path, revoked: tuple[Revocation, ...]) -> Path:
+def _write_config(config: ClientConfig, path: Path, revoked: Sequence[str]) -> Path:
     old_id = read_client_id(path)
     try:
         config.write(path)
     except OSError as error:
         reason = f"{path} cannot be written: {error.strerror}; set clientId in a configuration elsewhere"
         raise Failure(f"client {config.name!r} is registered with the id {config.client_id}, but {reason}") from error
-    if old_id and old_id not in {revocation.client.id for revocation in revoked}:
+    if old_id and old_id not in revoked:
         terminal.warn(f"{path} was the configuration of client {old_id} and is now that of {config.client_id}")
     return path
 
@@ -236,7 +234,7 @@ def _show_clients(clients: Sequence[RegisteredClient]) -> None:
         times = (client.created_at, client.last_connected)
         shown = [time_ago(time, now) if is_for_people else time or "never" for time in times]
         rows.append((client.name, client.id, *shown, client.signature_algorithm))
-    terminal.show_table(("Name", "ID", "Created", "Last login", "Algorithm"), rows)
+    terminal.show_table(("Name", "ID", "Created", "Last login", "Algorithm"), rows, shortened=0)
 
 
 def time_ago(time: str | None, now: datetime) -> str:
@@ -274,6 +272,8 @@ def _details(client: RegisteredClient) -> list[tuple[str, str]]:
         ("algorithm", client.signature_algorithm),
         ("fingerprint", client.fingerprint or "none"),
     ]
+    if client.pending_key is not None:
+        facts.append(("new key", f"{client.pending_fingerprint or 'none that can log in'} (has not logged in yet)"))
     if client.tags:
         facts.append(("tags", ", ".join(client.tags)))
     if client.allowed_ips:
@@ -289,6 +289,7 @@ def _to_json(client: RegisteredClient) -> dict[str, Any]:
         "id": client.id,
         "name": client.name,
         "fingerprint": client.fingerprint,
+        "pendingFingerprint": client.pending_fingerprint,
         "signatureAlgorithm": client.signature_algorithm,
         "createdAt": client.created_at,
         "lastConnected": client.last_connected,
@@ -306,42 +307,40 @@ def _to_json(client: RegisteredClient) -> dict[str, Any]:
     "revoke-client",
     cls=Command,
     examples="""
-        wsclient revoke-client --client-id=my-client
-        wsclient revoke-client --client-id=ae8861207ac87b1c3d2b00654c52d4e7 --force
+        wsclient revoke-client my-client
+        wsclient revoke-client ae8861207ac87b1c3d2b00654c52d4e7 --yes
         """,
 )
-@click.option("--client-id", "id_or_name", required=True, metavar="ID_OR_NAME", help="Which client.")
+@client_argument
 @registry_options
 @click.option(
     "--revoked-dir", type=path, show_default="revoked, beside the clients file", help="Where the client's record goes."
 )
-@click.option("--force", is_flag=True, help="Do not ask.")
+@force_option("Do not ask.")
 @click.pass_context
 def revoke_client(
-    context: click.Context, /, id_or_name: str, revoked_dir: Path | None, force: bool, **where: Any
+    context: click.Context,
+    /,
+    client: str | None,
+    client_id: str | None,
+    revoked_dir: Path | None,
+    force: bool,
+    **where: Any,
 ) -> None:
     """Forbid a client to log in.
 
-    A running gateway closes its connections within a second. What the client was is kept in a record.
+    CLIENT is its name, its id, or the first characters of its id, six or more. A running gateway closes its
+    connections within a second. What the client was is kept in a record.
     """
+    id_or_name = chosen_client(client, client_id)
     place = whereabouts(context, **where)
     if place.store is not None and revoked_dir is not None:
         raise click.UsageError("--revoked-dir has no meaning with a store, which keeps the records itself", context)
     with place.open(revoked_dir) as registry:
-        client = registry.find(id_or_name)
-        if client is None:
-            raise UnknownClientError(f"no client has the id or name {id_or_name!r}; see: wsclient list-clients")
+        found = registered_client(registry, id_or_name)
         if not force:
-            _ask_to_revoke(client)
-        _show_revocation(registry.revoke(client.id))
-
-
-def _ask_to_revoke(client: RegisteredClient) -> None:
-    what = f"client {client.name!r} ({client.id})"
-    if not terminal.is_interactive():
-        raise Failure(f"give --force to revoke {what}; without a terminal nobody can be asked")
-    if not terminal.ask(f"Revoke {what}?"):
-        raise Failure("nothing was changed")
+            ask_or_refuse([], f"Revoke client {found.name!r} ({found.id})?")
+        _show_revocation(registry.revoke(found.id))
 
 
 def _show_revocation(revocation: Revocation) -> None:

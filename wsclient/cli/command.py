@@ -8,22 +8,30 @@ from typing import Any
 
 import attrs
 import click
+from click.shell_completion import CompletionItem
 
 from .logs import log_to_stderr
 
 __all__ = ["Command", "State", "debug_option", "path"]
 
 
-def path(text: str | Path) -> Path:
-    """Return the path that a user means: shells leave the tilde in `--option=~/file` alone. An option's type.
+class _PathType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    name = "path"
 
-    Raises:
-        ValueError: there is no such home directory.
-    """
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path that a user means: shells leave the tilde in `--option=~/file` alone."""
+        try:
+            return Path(value).expanduser()
+        except RuntimeError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Have the shell complete names of files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+path = _PathType()
+"""An option's type: a path, with the home directory for a tilde."""
 
 
 @attrs.define

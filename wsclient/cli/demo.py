@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 import click
@@ -26,6 +24,7 @@ from ..keys import fingerprint, generate_key, public_pem, save_key_pair
 from . import terminal
 from .command import Command
 from .failures import Failure, describe
+from .signals import ending_in_order
 from .streaming import duration, stream_answer
 
 __all__ = ["ModelChoice", "choose_model", "demo", "pick_model"]
@@ -58,7 +57,7 @@ def demo(prompt: str, backend: str | None) -> None:
     """
     if not prompt.strip():
         raise click.UsageError("the prompt is empty", click.get_current_context())
-    with _ending_in_order(), tempfile.TemporaryDirectory(prefix="wsclient-demo-") as folder:
+    with ending_in_order(), tempfile.TemporaryDirectory(prefix="wsclient-demo-") as folder:
         _run(Path(folder), prompt, backend)
 
 
@@ -107,21 +106,6 @@ def _converse(client: WSClient, prompt: str) -> None:
 
 def _show(name: str, value: str) -> None:
     terminal.show_facts([(f"{name:<8}", value)])
-
-
-@contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the command as Ctrl-C does: nothing is left behind."""
-
-    def end(number: int, _: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # --- the model --------------------------------------------------------------------------------------------------------

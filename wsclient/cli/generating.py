@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,10 +15,14 @@ from ..client import WSClient
 from ..events import ModelInfo
 from ..options import ClientOptions
 from . import terminal
-from .command import Command
+from .command import Command, path
 from .connecting import CONNECTION_SECTION, connection_flags
 from .failures import Failure
-from .streaming import stream_answer
+from .file_page import FilePage
+from .generation_flags import GENERATION_SECTION, generation_flags
+from .out_file import OutFile
+from .signals import ending_in_order
+from .streaming import Figures, stream_answer
 
 __all__ = ["generate", "models"]
 
@@ -66,7 +72,7 @@ def readable_size(size: int) -> str:
 @click.command(
     "generate",
     cls=Command,
-    sections=CONNECTION_SECTION,
+    sections=GENERATION_SECTION | CONNECTION_SECTION,
     examples="""
         wsclient generate "A haiku about rain" --config=keys/my-client_config.json
         export WSCLIENT_CONFIG=keys/my-client_config.json
@@ -76,29 +82,42 @@ def readable_size(size: int) -> str:
 )
 @click.argument("prompt")
 @click.option("--model", metavar="NAME", help="The server's default when left out.")
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), metavar="NUMBER", help="0 takes the likeliest words; 1 varies more."
-)
-@click.option(
-    "--top-p", type=click.FloatRange(0, 1), metavar="NUMBER", help="Only the likeliest words, with this share together."
-)
-@click.option("--top-k", type=click.IntRange(min=0), metavar="COUNT", help="Only so many of the likeliest words.")
-@click.option("--max-tokens", type=click.IntRange(min=-2), metavar="COUNT", help="At most so many tokens.")
-@click.option("--seed", type=int, metavar="NUMBER", help="The same seed gives the same text.")
-@click.option("--stop", multiple=True, help="End before this text; may be given several times.")
-@click.option("--system", help="Instructions that come before the prompt.")
+@click.option("--out", type=path, metavar="FILE", help="Write to this file instead, once all of it is there.")
+@generation_flags
 @connection_flags
-def generate(prompt: str, model: str | None, connection: ClientOptions, **option: Any) -> None:
+def generate(
+    prompt: str, model: str | None, out: Path | None, options: dict[str, Any], connection: ClientOptions
+) -> None:
     """Generate text from PROMPT; "-" reads it from stdin.
 
     The text goes to stdout as it comes, the figures about it to stderr. Ctrl-C stops the generation on the server,
-    too. Control characters are taken out of the text, in a pipe as well.
+    too; with --out, what came before it stays in FILE.part. Control characters are taken out of the text, in a pipe
+    as well.
     """
     text = _read_prompt(prompt)
-    options = {**option, "stop": option["stop"] or None}
-    with WSClient.from_options(connection) as client:
-        figures = stream_answer(client, text, model, options)
+    if out is None:
+        with WSClient.from_options(connection) as client:
+            figures = stream_answer(client, text, model, options)
+    else:
+        figures = _generate_to_file(out, text, model, options, connection)
     terminal.show_line(str(figures), "dim", to_stderr=True)
+
+
+def _generate_to_file(
+    path: Path, prompt: str, model: str | None, options: dict[str, Any], connection: ClientOptions
+) -> Figures:
+    with ending_in_order(), OutFile(path) as out:
+        page = FilePage(out)
+        try:
+            with WSClient.from_options(connection) as client:
+                return stream_answer(client, prompt, model, options, page)
+        except BaseException:
+            with suppress(OSError):
+                page.end()
+            if out.part is not None and out.size:
+                state = f"{path} is as it was" if path.exists() else f"there is no {path}"
+                terminal.show_line(f"{state}; what came so far is in {out.part}", to_stderr=True)
+            raise
 
 
 def _read_prompt(prompt: str) -> str:

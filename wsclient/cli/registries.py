@@ -15,9 +15,17 @@ from click.core import ParameterSource
 from ..gateway.registry import ClientRegistry, RegistryError
 from ..gateway.store.address import DEFAULT_PREFIX, STORE_VARIABLE, StoreAddress, check_prefix
 from .command import path
-from .failures import Failure
+from .failures import Failure, system_step
 
-__all__ = ["Whereabouts", "open_store", "registry_failures", "registry_options", "store_options", "whereabouts"]
+__all__ = [
+    "Whereabouts",
+    "completed_whereabouts",
+    "open_store",
+    "registry_failures",
+    "registry_options",
+    "store_options",
+    "whereabouts",
+]
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -87,11 +95,11 @@ def open_store(url: str, prefix: str, password_file: Path | None) -> Iterator[Cl
 
 @contextmanager
 def registry_failures() -> Iterator[None]:
-    """Turn what registries raise into failures of the command."""
+    """Turn what is wrong with the clients file or the store into a line for the user."""
     try:
         yield
     except RegistryError as error:
-        raise Failure(error.message) from error
+        raise Failure(error.message + system_step(error.__cause__)) from error
 
 
 def _default_clients_file() -> Path:
@@ -142,3 +150,15 @@ def whereabouts(
     if store is None and store_password_file is not None:
         raise click.UsageError("--store-password-file only has a meaning with --store", context)
     return Whereabouts(clients_file, store, store_prefix, store_password_file)
+
+
+def completed_whereabouts(context: click.Context) -> Whereabouts:
+    """Return what a command line says that a shell is completing, which has no defaults yet.
+
+    Raises:
+        UsageError: as `whereabouts`.
+    """
+    file, store, prefix, password_file = map(
+        context.params.get, ("clients_file", "store", "store_prefix", "store_password_file")
+    )
+    return whereabouts(context, file or _default_clients_file(), store, prefix or DEFAULT_PREFIX, password_file)

@@ -39,18 +39,21 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "store_prefix": ("What the names of all keys in the store begin with.", ""),
     "store_password_file": ("File of the store's password.", ""),
     "backend": ("ollama, openai: any server of OpenAI's API, or builtin: a small model that makes no sense.", ""),
-    "ollama_url": ("Where Ollama answers.", "OLLAMA_API_URL, OLLAMA_HOST"),
-    "openai_url": ("Where a server of OpenAI's API answers; its key is read from OPENAI_API_KEY.", "OPENAI_BASE_URL"),
+    "ollama_url": ("Where Ollama answers. Repeatable: several share the work.", "OLLAMA_API_URL, OLLAMA_HOST"),
+    "openai_url": (
+        "Where a server of OpenAI's API answers; its key is read from OPENAI_API_KEY. Repeatable.",
+        "OPENAI_BASE_URL",
+    ),
     "openai_key_file": ("File of that key.", ""),
     "openai_api": ("chat or completions.", ""),
     "openai_options": ("standard: only what OpenAI documents, extended: also llama.cpp's and vLLM's, or auto.", ""),
     "default_model": ("Model of requests that name none.", "OLLAMA_DEFAULT_MODEL"),
     "admin_token_file": (
-        "File with the token that registering over HTTP and /metrics ask for; without a token both are off.",
+        "File with the token that administrators' requests over HTTP ask for; without a token they are off.",
         "or the token itself in WSCLIENT_ADMIN_TOKEN",
     ),
     "metrics_port": ("Port for /metrics, /healthz and /readyz without a token; 0 for a free one.", ""),
-    "metrics_host": ("Address of that port.", ""),
+    "metrics_host": ("Address of that port, which must be given too.", ""),
     "allow_origin": ("Web page that may connect, as https://host; * for all. Repeatable.", ""),
     "trusted_proxy": ("Address or network of a reverse proxy whose X-Forwarded-For is believed. Repeatable.", ""),
     "tls_cert": ("PEM file of the certificate and its chain: serve wss://.", ""),
@@ -64,16 +67,20 @@ _LIMITS: dict[str, tuple[str, str]] = {
     "default_signature_algorithm": ("Of clients registered without one.", "DEFAULT_SIGNATURE_ALGORITHM"),
     "first_token_timeout": ("Seconds for the model's first token; a cold model loads meanwhile.", ""),
     "token_timeout": ("Seconds that the model may be silent after that.", ""),
-    "max_running": ("Generations of one model at the same time; with openai 64, with builtin any number.", ""),
+    "max_running": (
+        "Generations of one model at the same time, at each model server; with openai 64, with builtin any number.",
+        "",
+    ),
     "max_waiting": ("Generations that may wait for one model; beyond that it is busy.", ""),
     "max_wait": ("Seconds that a generation may wait for its turn.", ""),
-    "write_timeout": ("Seconds that a client may read nothing.", ""),
+    "write_timeout": ("Seconds that a client may read hardly anything.", ""),
     "close_timeout": ("Seconds that a client has to answer a close.", ""),
     "max_message_size": ("Bytes of one message; the clients file can say otherwise.", ""),
     "max_message_size_before_login": ("Bytes of one message before the login.", ""),
     "max_messages_before_login": ("Messages before the login.", ""),
     "max_sockets_before_login_per_address": ("Connections of one address before the login.", ""),
     "max_open_requests": ("Requests of one client at the same time.", ""),
+    "max_open_bytes": ("Bytes of the requests of one client at the same time.", ""),
     "max_open_generations": ("Generations of one client at the same time; the clients file can say otherwise.", ""),
     "requests_per_minute": ("Generations and lists of models of one client; the clients file can say otherwise.", ""),
     "max_prompt_size": ("Bytes of a prompt; the clients file can say otherwise.", ""),
@@ -96,7 +103,8 @@ def _flags(command: _Decorated) -> _Decorated:
         if default is None:
             origins += ["no limit unless given"] if name in _UNLIMITED else []
         elif default != ():
-            origins.append(f"default: {default:g}" if kind is float else f"default: {default}")
+            shown = ",".join(default) if kind is tuple else f"{default:g}" if kind is float else default
+            origins.append(f"default: {shown}")
         command = click.option(
             "--" + name.replace("_", "-"),
             name,
@@ -117,6 +125,7 @@ def _flags(command: _Decorated) -> _Decorated:
         wsclient serve --backend=builtin --port=0
         wsclient serve --ollama-url=http://gpu-box:11434 --default-model=llama3.2
         wsclient serve --backend=openai --openai-url=http://gpu-box:8000/v1
+        wsclient serve --ollama-url=http://gpu1:11434 --ollama-url=http://gpu2:11434
         """,
 )
 @_flags
@@ -130,7 +139,7 @@ def serve(state: State, /, **given: Any) -> None:
     # Here, because aiohttp takes longer to import than most commands take to run.
     from ..gateway.server import run_gateway
 
-    if given["ollama_url"] is None and given["backend"] in (None, "ollama") and not os.environ.get("OLLAMA_API_URL"):
+    if not given["ollama_url"] and given["backend"] in (None, "ollama") and not os.environ.get("OLLAMA_API_URL"):
         given["ollama_url"] = os.environ.get("OLLAMA_HOST") or None
     with refusing_wrong_values():
         settings = GatewaySettings.from_env(**given)
@@ -149,7 +158,7 @@ def _show_ready(gateway: Gateway) -> None:
     terminal.show_line(f"The gateway {__version__} is ready.", "bold")
     facts = [
         ("url", gateway.url),
-        ("backend", " at ".join(filter(None, (settings.backend, settings.model_server_url)))),
+        ("backend", " at ".join(filter(None, (settings.backend, ", ".join(settings.model_server_urls))))),
         ("default model", settings.default_model),
         (registry.kind, f"{registry.place} ({count} registered)"),
     ]

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -18,12 +18,15 @@ from ..events import GenerationResult
 from ..generation import Generation
 from . import terminal
 from .failures import Failure, refusing_wrong_values
+from .waiting import Waiting
 from .wrapping import WordWrapper
 
-__all__ = ["Figures", "duration", "stream_answer"]
+__all__ = ["Figures", "Page", "TextPage", "duration", "follow", "stop", "stream_answer"]
 
 # How long the server has to acknowledge a stop before the connection is closed, which ends the generation too.
 _STOP_PATIENCE = 3.0
+# How often somebody who waits sees that it goes on.
+_TURN = 0.1
 # A shorter stream says nothing about speed: it came in one piece.
 _SHORTEST_STREAM = 0.001
 
@@ -75,8 +78,18 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
 
 
-class _Page:
-    """Where an answer is written: wrapped between words at a terminal, as it is elsewhere."""
+class Page(Protocol):
+    """Where an answer is written."""
+
+    def write(self, text: str) -> None:
+        """Take a piece of it, or nothing: time has passed."""
+
+    def end(self) -> None:
+        """Leave things in order, whether the answer is whole or not."""
+
+
+class TextPage:
+    """Stdout, wrapped between words at a terminal, as it is elsewhere."""
 
     def __init__(self) -> None:
         self._wrapper = WordWrapper() if terminal.is_terminal(sys.stdout) else None
@@ -99,36 +112,59 @@ class _Page:
             terminal.write("\n")
 
 
+def follow(generation: Generation, page: Page) -> float | None:
+    """Write a generation's text to a page as it comes; at a terminal, say how long the first token takes.
+
+    Returns:
+        When the first token came, by the monotonic clock; `None` when none came.
+
+    Raises:
+        WSClientError: it failed.
+    """
+    first: float | None = None
+    with Waiting() as waiting:
+        while (text := generation.read(_TURN)) is not None:
+            if text:
+                waiting.end()
+                first = first or time.monotonic()
+            elif first is None:
+                waiting.show("thinking" if generation.thinking else "waiting for the first token")
+            page.write(text)
+    return first
+
+
 def stream_answer(
-    client: WSClient, prompt: str, model: str | None = None, options: Mapping[str, Any] | None = None
+    client: WSClient,
+    prompt: str,
+    model: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    page: Page | None = None,
 ) -> Figures:
-    """Generate, and write the text to stdout as it comes.
+    """Generate, and write the text to a page as it comes.
 
     However this ends before the answer does (Ctrl-C, a pipe that was closed), the server is told to stop.
 
     Args:
         client: logged in.
         prompt, model, options: as for `WSClient.stream`.
+        page: stdout when left out.
 
     Raises:
         click.UsageError: an option is wrong.
         Failure: somebody else stopped the generation.
         WSClientError: it failed.
     """
+    page = page or TextPage()
     begun = time.monotonic()
     with refusing_wrong_values():
         generation = client.stream(prompt, model, options)
-    first: float | None = None
-    page = _Page()
     try:
-        for token in generation:
-            first = first or time.monotonic()
-            page.write(token)
+        first = follow(generation, page)
     except WSClientError:
         page.end()
         raise
     except BaseException:
-        _stop(client, generation)
+        stop(client, generation)
         raise
     ended = time.monotonic()
     page.end()
@@ -139,8 +175,8 @@ def stream_answer(
     return Figures.of(result, waited, ended - (first or ended))
 
 
-def _stop(client: WSClient, generation: Generation) -> None:
-    """Have the server stop a generation, and wait until it says that it did."""
+def stop(client: WSClient, generation: Generation) -> None:
+    """Have the server stop a generation, and wait until it says that it did; 3 s at most."""
     patience = threading.Timer(_STOP_PATIENCE, client.close)
     patience.daemon = True
     patience.start()

@@ -7,11 +7,14 @@ at a terminal (`tee`, `less -R`). At a terminal there are colours (not with NO_C
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -21,14 +24,17 @@ from rich.text import Text
 
 __all__ = [
     "ask",
+    "ask_secret",
     "clean",
     "complain",
+    "drawing_console",
     "is_interactive",
     "is_terminal",
     "one_line",
     "prepare_streams",
     "show_command",
     "show_facts",
+    "show_item",
     "show_json",
     "show_line",
     "show_progress",
@@ -38,6 +44,8 @@ __all__ = [
     "warn",
     "write",
 ]
+
+_MIN_CELL = 8
 
 # C0 without tab and newline, DEL, C1. A carriage return goes too: it could overwrite the line it is in.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -63,12 +71,21 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def prepare_streams() -> None:
-    """Have characters that the terminal's encoding lacks replaced: they must not end a command half-way."""
+def prepare_streams() -> bool:
+    """Have characters that the terminal's encoding lacks replaced: they must not end a command half-way.
+
+    Returns:
+        Whether there is a stdout. A stdin or stderr that was closed is /dev/null from here on.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
+    return sys.stdout is not None
 
 
 def silence() -> None:
@@ -110,8 +127,15 @@ def warn(text: str) -> None:
     _labelled("warning: ", "yellow", text)
 
 
-def complain(text: str) -> None:
-    """Write an error to stderr."""
+def complain(text: str, *, on_a_new_line: bool = False) -> None:
+    """Write an error to stderr.
+
+    Args:
+        text: one line.
+        on_a_new_line: begin with a line of its own at a terminal.
+    """
+    if on_a_new_line and is_terminal(sys.stderr):
+        sys.stderr.write("\n")
     _labelled("error: ", "bold red", text)
 
 
@@ -133,19 +157,46 @@ def show_facts(facts: Iterable[tuple[str, str]]) -> None:
         console.print(Text.assemble((f"  {name:<{width}}  ", "dim"), one_line(value)), soft_wrap=True)
 
 
+def show_item(mark: str, style: str, name: str, text: str) -> None:
+    """Write a line of a list to stdout: a mark, a name and a text, which a terminal has wrapped beside its name.
+
+    Args:
+        mark: what the line is marked with.
+        style: rich's name of how the mark looks at a terminal.
+        name: padded, so that the texts are aligned.
+        text: what may come from anywhere.
+    """
+    begin = Text.assemble(" ", (mark, style), f" {name}  ")
+    shown = one_line(text)
+    if is_terminal(sys.stdout):
+        room = shutil.get_terminal_size().columns - begin.cell_len - 1
+        lines = textwrap.wrap(shown, max(20, room), break_long_words=False, break_on_hyphens=False)
+        shown = f"\n{' ' * begin.cell_len}".join(lines)
+    _console(sys.stdout).print(begin + Text(shown, "dim" if style == "dim" else ""), soft_wrap=True)
+
+
 def show_command(words: Sequence[str]) -> None:
     """Write a command line for the user to run, quoted as a shell wants it."""
     show_line(f"  {shlex.join(words)}")
 
 
-def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], shortened: int | None = None) -> None:
     """Write a table to stdout, nothing cut off: an id must be found by grep and copied whole.
 
     Args:
         headers: the columns' names.
         rows: a cell for each column.
+        shortened: the column whose texts are cut off, at a terminal that is too narrow, to keep each row on its line.
     """
     lines = [[*headers], *([one_line(cell) or "-" for cell in row] for row in rows)]
+    if shortened is not None and is_terminal(sys.stdout):
+        others = sum(max(map(cell_len, column)) + 2 for column in zip(*lines, strict=True)) - 2
+        others -= max(cell_len(line[shortened]) for line in lines)
+        room = max(_MIN_CELL, shutil.get_terminal_size().columns - others)
+        for line in lines:
+            text = Text(line[shortened])
+            text.truncate(room, overflow="ellipsis")
+            line[shortened] = text.plain
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     console = _console(sys.stdout)
     for number, line in enumerate(lines):
@@ -162,6 +213,16 @@ def ask(question: str) -> bool:
     """Ask somebody at the terminal; anything but yes is no."""
     _console(sys.stderr).print(Text(f"{one_line(question)} [y/N] "), end="", soft_wrap=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def drawing_console(stream: TextIO) -> Console:
+    """Return a console for what is drawn over and over in one place; what it is given must have been cleaned."""
+    return _console(stream)
+
+
+def ask_secret(question: str) -> str:
+    """Ask somebody at the terminal for what must not be seen there."""
+    return getpass.getpass(f"{one_line(question)} ")
 
 
 def _console(stream: TextIO) -> Console:

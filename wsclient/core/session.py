@@ -37,6 +37,7 @@ from .actions import (
     StatusChanged,
     StopOnServer,
 )
+from .addresses import Addresses
 from .answers import Answers
 from .backoff import Backoff
 from .decoding import decode_server_message
@@ -70,19 +71,22 @@ class Session:
     Args:
         times: the client's time-outs.
         backoff: the pauses between reconnect attempts.
+        addresses: where to dial.
         auto_reconnect: whether a lost connection is dialled again.
 
     Attributes:
         status: where the connection stands.
+        addresses: where to dial, and what is in use.
         requests: what the server still owes an answer; `open` it before sending, an answer can be faster.
         last_error: why it is not authenticated, when a fault was the reason.
         keeps_trying: whether a failed attempt is followed by another.
         max_message_bytes: what the server takes in one message, when it said so.
     """
 
-    def __init__(self, times: SessionTimes, backoff: Backoff, *, auto_reconnect: bool) -> None:
+    def __init__(self, times: SessionTimes, backoff: Backoff, addresses: Addresses, *, auto_reconnect: bool) -> None:
         self._times = times
         self._backoff = backoff
+        self.addresses = addresses
         self._auto_reconnect = auto_reconnect
         self._answers = Answers()
         self.requests = self._answers.requests
@@ -106,7 +110,8 @@ class Session:
     # --- the line's life ----------------------------------------------------------------------------------------------
 
     def dial(self, now: float) -> list[Action]:
-        """Begin a connection attempt; legal whenever none is under way."""
+        """Begin a connection attempt, at `addresses.current`; legal whenever none is under way."""
+        self.addresses.next()
         self._step_deadline = now + self._times.connect_timeout
         self._is_challenged = self._is_signed = False
         return self._move(Status.CONNECTING)
@@ -151,18 +156,26 @@ class Session:
         if self._probe_sent_at is not None:
             self._probe_sent_at = now
 
-    def lost(self, error: WSClientError, now: float) -> list[Action]:
+    def lost(self, error: WSClientError, now: float, *, ends_round: bool = False) -> list[Action]:
         """End the connection or the attempt: fail everything open, and decide how it goes on.
 
         Args:
             error: why; `ClientClosedError` when the user closed the client.
             now: the time.
+            ends_round: whether a failed attempt is not followed by one at the next address.
         """
         actions = self._fail_all(error)
         held = now - self._authenticated_at if self.status is Status.AUTHENTICATED else None
         self._step_deadline = math.inf
         self._probe_sent_at = None
         self._is_mid_frame = False
+        if held is None and not ends_round:
+            outcome = self.addresses.failed(error)
+            if outcome is None:
+                # The same attempt, as far as anybody can see.
+                return [*actions, Dial()]
+            error = outcome
+        self.addresses.end_round()
         self.last_error = error
         if held is not None:
             self._was_lost = True
@@ -202,7 +215,9 @@ class Session:
     def close(self, now: float) -> list[Action]:
         """Give up whatever is under way because the user closed the client."""
         error = ClientClosedError("the client was closed")
-        actions = self._fail_all(error) if self.status is Status.DISCONNECTED else self.lost(error, now)
+        is_idle = self.status is Status.DISCONNECTED
+        actions = self._fail_all(error) if is_idle else self.lost(error, now, ends_round=True)
+        self.addresses.start_over()
         self.keeps_trying = False
         self._backoff.reset()
         # What the user ended was not lost: the next login is no reconnect.
@@ -343,6 +358,7 @@ class Session:
         elif isinstance(message, AuthResultMessage) and not self._is_signed:
             actions.append(EndLine(ProtocolError("the server accepted a login that was not sent")))
         elif isinstance(message, AuthResultMessage):
+            self.addresses.reached_current()
             self.connects += 1
             is_recovery, self._was_lost = self._was_lost, False
             self.reconnects += is_recovery

@@ -20,6 +20,8 @@ MOVES: dict[Status, frozenset[Status]] = {
     ),
     Status.CONNECTED: frozenset(
         {
+            # The gateway at this address is busy: the next one is dialled.
+            Status.CONNECTING,
             Status.AUTHENTICATED,
             Status.AUTH_FAILED,
             Status.DISCONNECTED,

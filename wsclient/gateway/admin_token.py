@@ -9,10 +9,23 @@ from pathlib import Path
 
 from .secret_file import read_secret
 
-__all__ = ["ADMIN_TOKEN_VARIABLE", "REGISTRATION_PATH", "AdminToken", "check_admin_token", "read_admin_token"]
+__all__ = [
+    "ADMIN_TOKEN_VARIABLE",
+    "KEY_PENDING",
+    "REGISTRATION_PATH",
+    "ROTATION_PATH",
+    "STATUS_PATH",
+    "AdminToken",
+    "check_admin_token",
+    "read_admin_token",
+]
 
 ADMIN_TOKEN_VARIABLE = "WSCLIENT_ADMIN_TOKEN"
 REGISTRATION_PATH = "/api/auth/register"
+ROTATION_PATH = "/api/auth/rotate"
+STATUS_PATH = "/api/status"
+KEY_PENDING = "key_pending"
+"""The code of a refusal to rotate a client's key once more, before the last new one has logged in."""
 
 _MIN_CHARS, _MAX_CHARS = 16, 512
 _HOW = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"

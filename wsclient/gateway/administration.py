@@ -18,6 +18,8 @@ from .guard import LoginGuard
 from .listening import open_sockets, url_for
 from .registration import AdminDesk
 from .registry import ClientRegistry
+from .server_pool import ServerPool
+from .status import Status
 
 __all__ = ["Administration"]
 
@@ -32,6 +34,7 @@ class Administration:
         registry: its clients.
         connections: those that are open.
         is_stopping: whether it is about to end.
+        pool: its model servers.
 
     Attributes:
         endpoints: the answers; there after `start`.
@@ -46,12 +49,15 @@ class Administration:
         registry: ClientRegistry,
         connections: Collection[Connection],
         is_stopping: Callable[[], bool],
+        pool: ServerPool,
     ) -> None:
         self._services = services
         self._settings = services.settings
         self._registry = registry
         self._connections = connections
         self._is_stopping = is_stopping
+        # One alone is what the gateway's own health already says.
+        self._servers = pool.servers if pool.is_several else []
         self._watch = BackendWatch(services.backend, services.settings.default_model)
         self._thread = ThreadPoolExecutor(1, "wsclient-gateway-admin")
         self._runner: web.ServerRunner | None = None
@@ -84,11 +90,13 @@ class Administration:
             from .metrics import Metrics
 
             services = self._services
-            metrics = Metrics(services.counts, services.accounts.refused, self._connections, self._watch)
+            refused = services.accounts.refused
+            metrics = Metrics(services.counts, refused, self._connections, self._watch, self._servers)
             self._services.on_generation_end = metrics.enter
             # So that the first generations are counted under their models' names.
             self._first_look = loop.create_task(self._watch.is_answering())
-        self.endpoints = Endpoints(self._not_ready, self._is_stopping, desk, metrics)
+        status = Status(self._services, self._registry, self._connections, self._watch, self._not_ready)
+        self.endpoints = Endpoints(self._not_ready, self._is_stopping, desk, metrics, status, self._servers)
         if settings.metrics_port is not None:
             await self._listen(settings.metrics_host, settings.metrics_port)
 

@@ -25,11 +25,17 @@ class BackendWatch:
     Args:
         backend: the model server.
         default_model: what clients get who name no model; known even when the model server does not list it.
+
+    Attributes:
+        models: what it listed last; kept while it does not answer.
+        failure: why it did not answer when it was asked last.
     """
 
-    def __init__(self, backend: Backend, default_model: str) -> None:
+    def __init__(self, backend: Backend, default_model: str = "") -> None:
         self._backend = backend
         self._default_model = default_model
+        self.models: list[dict[str, Any]] = []
+        self.failure = ""
         self._names: frozenset[str] = frozenset()
         self._is_answering = False
         self._asked_at = float("-inf")
@@ -41,13 +47,21 @@ class BackendWatch:
         Args:
             max_age: how many seconds old the answer may be. However many ask, the model server is asked once.
         """
-        loop = asyncio.get_running_loop()
-        if self._asking is None and loop.time() - self._asked_at >= max_age:
-            self._asking = loop.create_task(self._ask())
+        self.ask(max_age)
         if self._asking is not None:
             # Shielded: the others wait for it too.
             await asyncio.shield(self._asking)
         return self._is_answering
+
+    def ask(self, max_age: float) -> None:
+        """Begin to ask, unless that is under way or was done within `max_age` seconds; nobody waits for the answer."""
+        loop = asyncio.get_running_loop()
+        if self._asking is None and loop.time() - self._asked_at >= max_age:
+            self._asking = loop.create_task(self._ask())
+
+    def expire(self) -> None:
+        """Have the next question asked, whatever the age of the last answer."""
+        self._asked_at = float("-inf")
 
     def label(self, model: str) -> str:
         """Return the name under which a model is counted: its own if the model server has it, else `"other"`.
@@ -59,6 +73,11 @@ class BackendWatch:
                 return name
         return model if model == self._default_model else OTHER
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the models that the model server listed when it was asked last; a hundred at most."""
+        return self._names
+
     def close(self) -> None:
         """Let go of the question that is under way."""
         if self._asking is not None:
@@ -69,13 +88,16 @@ class BackendWatch:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 models = await self._backend.list_models()
-        except (BackendError, TimeoutError):
+        except (BackendError, TimeoutError) as error:
             self._is_answering = False
+            self.failure = error.message if isinstance(error, BackendError) else f"no answer within {_TIMEOUT:g} s"
         except Exception as error:
             _log.error("the backend failed to list models with %s", type(error).__name__)
             self._is_answering = False
+            self.failure = type(error).__name__
         else:
             self._is_answering = True
+            self.models = models
             self._names = _names(models)
         finally:
             self._asked_at = loop.time()

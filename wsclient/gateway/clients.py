@@ -19,9 +19,11 @@ from ..keys import fingerprint, load_public_key, public_pem
 from .clients_file import Content, RegistryError, Stamp
 from .quotas import ClientQuota
 
-__all__ = ["DEFAULT_ALGORITHM", "RegisteredClient", "Snapshot", "iso_time", "new_client"]
+__all__ = ["DEFAULT_ALGORITHM", "RegisteredClient", "Snapshot", "iso_time", "new_client", "outdated"]
 
 DEFAULT_ALGORITHM = "SHA256"
+# Fewer characters of an id could be a typing error that hits somebody.
+_MIN_PREFIX = 6
 
 # Our attribute, the file's key; in the order that the original writes them.
 _FIELDS = {
@@ -34,6 +36,8 @@ _FIELDS = {
     "last_ip": "lastIP",
     "tags": "tags",
     "allowed_ips": "allowedIPs",
+    # Ours: the original keeps it, and goes on asking for publicKey.
+    "pending_key": "pendingKey",
 }
 
 
@@ -50,6 +54,7 @@ class RegisteredClient:
         last_ip: the address of the last login.
         tags: for people.
         allowed_ips: addresses and networks that it may come from; empty for all.
+        pending_key: PEM of the key that takes the place of `public_key` when it has logged in once.
         extra: what else the file has.
         quota: what `limits` and `models` in `extra` say.
     """
@@ -63,6 +68,7 @@ class RegisteredClient:
     last_ip: str | None = None
     tags: tuple[str, ...] = ()
     allowed_ips: tuple[str, ...] = ()
+    pending_key: str | None = None
     extra: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     quota: ClientQuota = attrs.field(init=False, eq=False, repr=False)
 
@@ -108,6 +114,7 @@ class RegisteredClient:
             last_ip=_text_or_none(entry, "lastIP"),
             tags=tuple(tags) if _is_texts(tags) else (),
             allowed_ips=tuple(allowed),
+            pending_key=_text_or_none(entry, "pendingKey"),
             extra={key: value for key, value in entry.items() if key not in _FIELDS.values()},
         )
 
@@ -123,9 +130,37 @@ class RegisteredClient:
         return _judge_key(self.public_key).key
 
     @property
+    def login_keys(self) -> dict[str, Key]:
+        """The keys that may log in now, those that we accept, by their PEM."""
+        pems = (self.public_key, self.pending_key or self.public_key)
+        return {pem: key for pem in pems if (key := _judge_key(pem).key) is not None}
+
+    @property
     def fingerprint(self) -> str | None:
         """The key's fingerprint; `None` when it is not one we accept."""
         return _judge_key(self.public_key).fingerprint
+
+    @property
+    def pending_fingerprint(self) -> str | None:
+        """The pending key's fingerprint; `None` when there is none that we accept."""
+        return None if self.pending_key is None else _judge_key(self.pending_key).fingerprint
+
+    def rotated(self) -> RegisteredClient:
+        """Return the client when its pending key has taken the place of the other."""
+        return attrs.evolve(self, public_key=self.pending_key or self.public_key, pending_key=None)
+
+    def outlives(self, now: RegisteredClient | None) -> bool:
+        """Return whether the client's connections may stay, after its entry has become another.
+
+        A rotated key has ended no login: several programs with the old key are restarted one after the other, and
+        what they stream meanwhile is nobody's harm. Any other key has been taken away from somebody.
+
+        Args:
+            now: the client as it is, `None` when it was removed.
+        """
+        if now is None or (now.signature_algorithm, now.allowed_ips) != (self.signature_algorithm, self.allowed_ips):
+            return False
+        return now.public_key in (self.public_key, self.pending_key)
 
     @property
     def fault(self) -> str | None:
@@ -193,6 +228,8 @@ class Snapshot:
             clients[client.id], places[client.id] = client, place
             if client.fault is not None:
                 problems.append(f"client {client.name!r} (entry {place + 1}) cannot log in: {client.fault}")
+            if client.pending_key is not None and (fault := _judge_key(client.pending_key).fault) is not None:
+                problems.append(f"client {client.name!r} (entry {place + 1}) cannot log in with its new key: {fault}")
             problems += [f"client {client.name!r} (entry {place + 1}): {problem}" for problem in client.quota.problems]
         return cls(content.stamp, content.entries, clients, places, tuple(problems))
 
@@ -202,18 +239,22 @@ class Snapshot:
         return entry
 
     def find(self, id_or_name: str) -> RegisteredClient | None:
-        """Return the client with an id or else a name (in any case), `None` when there is none.
+        """Return the client with an id, else a name (in any case), else the beginning of an id; `None` if none has.
 
         Raises:
-            RegistryError: several clients have that name.
+            RegistryError: several clients have that name, or ids that begin so.
         """
         if id_or_name in self.clients:
             return self.clients[id_or_name]
-        named = [client for client in self.clients.values() if _same_name(client.name, id_or_name)]
-        if len(named) > 1:
-            ids = ", ".join(client.id for client in named)
-            raise RegistryError(f"{len(named)} clients are named {id_or_name!r}; say which by its id: {ids}")
-        return named[0] if named else None
+        found = [client for client in self.clients.values() if _same_name(client.name, id_or_name)]
+        what = "are named"
+        if not found and len(id_or_name) >= _MIN_PREFIX:
+            found = [client for client in self.clients.values() if client.id.startswith(id_or_name)]
+            what = "have ids that begin with"
+        if len(found) > 1:
+            ids = ", ".join(client.id for client in found)
+            raise RegistryError(f"{len(found)} clients {what} {id_or_name!r}; say which by its id: {ids}")
+        return found[0] if found else None
 
     def like(self, client: RegisteredClient) -> dict[str, tuple[RegisteredClient, str]]:
         """Return the clients that a new one would be a duplicate of, by id, each with what they share."""
@@ -221,7 +262,7 @@ class Snapshot:
         for other in self.clients.values():
             if _same_name(other.name, client.name):
                 found[other.id] = (other, "name")
-            elif other.fingerprint == client.fingerprint:
+            elif client.fingerprint in (other.fingerprint, other.pending_fingerprint):
                 found[other.id] = (other, "key")
         return found
 
@@ -232,12 +273,10 @@ class Snapshot:
         """
         return [entry for entry in self.entries if not isinstance(entry, dict) or str(entry.get("id")) not in ids]
 
-    def logins(self) -> dict[str, tuple[object, ...]]:
-        """Return what an open connection of each client rests on, by id."""
-        return {
-            client.id: (client.public_key, client.signature_algorithm, client.allowed_ips)
-            for client in self.clients.values()
-        }
+
+def outdated(before: Snapshot, now: Snapshot) -> set[str]:
+    """Return the ids of clients whose connections rest on what is no longer so."""
+    return {id for id, client in before.clients.items() if not client.outlives(now.clients.get(id))}
 
 
 def new_client(name: str, public_key_pem: str, algorithm: str, now: float) -> RegisteredClient:

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import attrs
@@ -138,13 +139,22 @@ class Connection:
 
     def _receive(self, texts: list[bytes]) -> None:
         settings = self._services.settings
-        for value in _decode(texts):
-            self._take(value, is_crowded=len(self._tasks) >= settings.max_open_requests)
+        for value, text in zip(_decode(texts), texts, strict=True):
+            size = len(text)
+            task = self._take(value, is_crowded=len(self._tasks) >= settings.max_open_requests, size=size)
+            if task is not None and self.client_id is not None:
+                self._services.accounts.hold_bytes(self.client_id, size)
+                task.add_done_callback(partial(self._let_go_of_bytes, size))
 
-    def _take(self, value: Any, *, is_crowded: bool = False) -> asyncio.Task[None] | None:
+    def _let_go_of_bytes(self, size: int, _: object) -> None:
+        assert self.client_id is not None
+        self._services.accounts.let_go_of_bytes(self.client_id, size)
+
+    def _take(self, value: Any, *, is_crowded: bool = False, size: int = 0) -> asyncio.Task[None] | None:
         """Do what a message asks for; return the task that is still at it, if there is one."""
         try:
-            return self._perform(self._conversation.receive(value, time.monotonic(), is_crowded=is_crowded))
+            steps = self._conversation.receive(value, time.monotonic(), is_crowded=is_crowded, size=size)
+            return self._perform(steps)
         except Exception as error:
             # Such as an id nested so deeply that it cannot be written back. Only the kind: its text may be a prompt's.
             _log.error("a message could not be answered: %s", type(error).__name__)

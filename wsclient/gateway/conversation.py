@@ -192,16 +192,17 @@ class Conversation:
         """Return the first steps: the server speaks first."""
         return [Send(ChallengeMessage(challenge=self._challenge))]
 
-    def receive(self, value: Any, now: float = 0.0, *, is_crowded: bool = False) -> list[Step]:
+    def receive(self, value: Any, now: float = 0.0, *, is_crowded: bool = False, size: int = 0) -> list[Step]:
         """Take a message in.
 
         Args:
             value: a parsed frame or an item of a batch: any JSON value, or the `ProtocolError` of one that is none.
             now: the time in seconds, by a clock that only goes forward.
             is_crowded: whether so many requests of this client are open that no other may begin.
+            size: the frame's bytes; 0 for an item of a batch, which was counted with it.
         """
         if self.phase is Phase.LOGGED_IN:
-            return self._receive_request(value, now, is_crowded)
+            return self._receive_request(value, now, is_crowded, size)
         if self.phase is Phase.OVER:
             return []
         self._messages_before_login += 1
@@ -303,7 +304,7 @@ class Conversation:
         self._move(Phase.VERIFYING)
         return [Verify(message.client_id, self._challenge, message.signature)]
 
-    def _receive_request(self, value: Any, now: float, is_crowded: bool) -> list[Step]:
+    def _receive_request(self, value: Any, now: float, is_crowded: bool, size: int) -> list[Step]:
         if isinstance(value, ProtocolError) or value is None:
             return [_unreadable(value)]
         message = decode_client_message(value) if isinstance(value, dict) else UnknownMessage()
@@ -318,14 +319,18 @@ class Conversation:
         if isinstance(message, UnknownMessage):
             text = f"Unsupported message type: {_as_javascript(message.type)}"
             return [_error(text, ErrorCode.INVALID_REQUEST, message.id)]
+        assert self.client_id is not None
         if is_crowded:
             text = f"More than {self._settings.max_open_requests} requests are open on this connection"
+            return [_error(text, ErrorCode.SERVER_BUSY, message.id)]
+        if not self._accounts.has_room(self.client_id, size):
+            self._accounts.refused["max_open_bytes"] += 1
+            text = f"The open requests of this client have more than {self._settings.max_open_bytes} bytes"
             return [_error(text, ErrorCode.SERVER_BUSY, message.id)]
         if isinstance(message, BatchMessage):
             # An empty one, or something else than a list, is met with silence.
             return [RunBatch(message.messages)] if message.messages and isinstance(message.messages, list) else []
         limits = self.limits
-        assert self.client_id is not None
         seconds = self._accounts.admit(self.client_id, limits, now)
         if seconds is not None:
             self._accounts.refused["requests_per_minute"] += 1
@@ -357,6 +362,7 @@ class Conversation:
             fields=fields,
             client_id=self.client_id,
             id=message.id,
+            is_allowed=lambda: self.limits.allows_model(model),
         )
         refusal = self._refuse_generation(request, limits, message.id)
         if refusal is not None:

@@ -30,10 +30,13 @@ class FairQueue(Generic[T]):
     Args:
         max_running: how many at the same time.
         max_waiting: how many may wait for their turn.
+
+    Attributes:
+        max_running: may be changed at any time; who has a turn keeps it.
     """
 
     def __init__(self, max_running: int, max_waiting: int) -> None:
-        self._max_running = max_running
+        self.max_running = max_running
         self._max_waiting = max_waiting
         self._running: dict[T, str] = {}
         self._per_client: Counter[str] = Counter()
@@ -61,7 +64,7 @@ class FairQueue(Generic[T]):
         Returns:
             What becomes of it, and the ticket that has lost its place to it, if there is one.
         """
-        if len(self._running) < self._max_running:
+        if len(self._running) < self.max_running:
             self._run(ticket, client)
             return Entry.RUNS, None
         dropped = None
@@ -88,7 +91,11 @@ class FairQueue(Generic[T]):
         self._per_client[client] -= 1
         if not self._per_client[client]:
             del self._per_client[client]
-        return self._next()
+        return self.next_turn()
+
+    def next_turn(self) -> T | None:
+        """Give the next one its turn if there is a place for it; return its ticket, if there is one."""
+        return self._next() if len(self._running) < self.max_running else None
 
     def _run(self, ticket: T, client: str) -> None:
         self._running[ticket] = client

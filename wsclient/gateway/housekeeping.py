@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from .connection import Connection
 from .errors import GatewayError
 from .quotas import ClientQuota
-from .registry import ClientRegistry, RegistryError
+from .registry import ClientRegistry, RegisteredClient, RegistryError
 from .tls import Certificate
 
 __all__ = ["Housekeeping", "look_for_model_server"]
@@ -56,6 +56,9 @@ class Housekeeping:
         self.certificate: Certificate | None = None
         self._told_problems: tuple[str, ...] = ()
         self._applied_limits: object = None
+        # The clients at this gateway's last look, and when that was.
+        self._clients: dict[str, RegisteredClient] = {}
+        self._compared: object = None
         # One of its own: a flood of logins must not keep a revocation waiting.
         self._thread = ThreadPoolExecutor(1, "wsclient-gateway-files")
         self._is_over = False
@@ -72,6 +75,7 @@ class Housekeeping:
         """
         try:
             clients = await self.run_in_thread(self._registry.list)
+            await self.run_in_thread(self._compare_logins)
         except RegistryError as error:
             raise GatewayError(f"the clients cannot be read: {error}") from error
         self._report_problems()
@@ -119,10 +123,28 @@ class Housekeeping:
         if self._is_over:
             return
         try:
-            self._throw_out(await self.run_in_thread(self._registry.reload_if_changed, wait))
+            self._throw_out(await self.run_in_thread(self._find_outdated, wait))
         except RegistryError as error:
             _log.warning("the %s gives trouble: %s", self._registry.kind, error)
             self._told_problems = self._registry.problems
+
+    def _find_outdated(self, wait: float) -> set[str]:
+        """Return whose connections must end."""
+        outdated = self._registry.reload_if_changed(wait)
+        # It tells each change once: another gateway that has the same registry may have heard of it.
+        return outdated | self._compare_logins()
+
+    def _compare_logins(self) -> set[str]:
+        """Return who is gone, or has another login, since this gateway's last look."""
+        stamp = self._registry.stamp
+        if stamp == self._compared:
+            return set()
+        before, self._clients = self._clients, {client.id: client for client in self._registry.list()}
+        self._compared = stamp
+        outdated = {id for id, client in before.items() if not client.outlives(self._clients.get(id))}
+        # Who came and went between two looks may have logged in.
+        connected = {connection.client_id for connection in list(self._connections)}
+        return outdated | {id for id in connected if id is not None and id not in self._clients}
 
     def quota_of(self, client_id: str) -> ClientQuota | None:
         """Return what the clients file says of a client's limits now, `None` when it is not in it."""

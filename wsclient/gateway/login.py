@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
@@ -22,6 +23,8 @@ from .guard import Guard, LoginGuard, Refusal
 from .registry import ClientRegistry, RegisteredClient
 
 __all__ = ["LoginDesk"]
+
+_log = logging.getLogger(__name__)
 
 _REFUSAL_TIME = 0.05
 # At most one look at the clients file in this time, however many logins fail; all that came before it share it. Less
@@ -106,34 +109,35 @@ class LoginDesk:
         if blocked_for is not None:
             return Refusal(0, blocked_for)
         before = self._find(attempt.client_id, address)
-        is_right = await self._judge(attempt, address, before)
-        if not is_right:
+        key = await self._judge(attempt, address, before)
+        if key is None:
             await self._look()
             now = self._find(attempt.client_id, address)
             if now is not None and _login_of(now) != _login_of(before):
-                is_right = await self._judge(attempt, address, now)
-        if is_right:
+                key = await self._judge(attempt, address, now)
+        if key is not None:
             await self._guard.success(address, claimed_id)
-            self._registry.note_login(attempt.client_id, address, time.time())
+            if self._registry.note_login(attempt.client_id, address, time.time(), key):
+                _log.info("client %s has logged in with its new key; the old one is no longer valid", attempt.client_id)
             return str(attempt.client_id)
         refusal = await self._guard.failure(address, claimed_id)
         await asyncio.sleep(_REFUSAL_TIME - (loop.time() - started))
         return refusal
 
-    async def _judge(self, attempt: Verify, address: str, client: RegisteredClient | None) -> bool:
-        """Return whether the signature is the client's."""
+    async def _judge(self, attempt: Verify, address: str, client: RegisteredClient | None) -> str | None:
+        """Return the PEM of the client's key that made the signature, `None` when none did."""
+        keys = {} if client is None else client.login_keys
+        algorithm = client.signature_algorithm if client is not None else "SHA256"
         loop = asyncio.get_running_loop()
-        key = client.key if client is not None else None
-        is_right = await loop.run_in_executor(
-            self._executor,
-            verify_signature,
-            key or self._nobodys_key,
-            attempt.challenge,
-            attempt.signature,
-            client.signature_algorithm if client is not None else "SHA256",
-        )
-        # Asked again: it may have been revoked, or been given another key, in the meantime.
-        return is_right and key is not None and _login_of(client) == _login_of(self._find(attempt.client_id, address))
+        for pem, key in (keys or {"": self._nobodys_key}).items():
+            is_right = await loop.run_in_executor(
+                self._executor, verify_signature, key, attempt.challenge, attempt.signature, algorithm
+            )
+            # Asked again: it may have been revoked, or been given another key, in the meantime.
+            now = self._find(attempt.client_id, address)
+            if is_right and now is not None and pem in now.login_keys and now.signature_algorithm == algorithm:
+                return pem
+        return None
 
     async def _look(self) -> None:
         """Look at the clients file, at a time that is not before this call."""
@@ -156,9 +160,9 @@ class LoginDesk:
         return client if client is not None and client.allows_address(address) else None
 
 
-def _login_of(client: RegisteredClient | None) -> tuple[str, str] | None:
+def _login_of(client: RegisteredClient | None) -> tuple[str | None, ...] | None:
     """Return what a verdict about a client's signature rests on."""
-    return None if client is None else (client.public_key, client.signature_algorithm)
+    return None if client is None else (client.public_key, client.pending_key, client.signature_algorithm)
 
 
 def _as_text(client_id: Any) -> str:

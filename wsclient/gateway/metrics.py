@@ -7,7 +7,7 @@ somebody reads the figures; a generation is entered once, when it ends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, PlatformCollector, ProcessCollector
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .backend_watch import BackendWatch
     from .connection import Connection
     from .generations import Generation
+    from .pooled_server import PooledServer
 
 __all__ = ["Metrics"]
 
@@ -37,6 +38,7 @@ class Metrics:
         refused: how many requests each limit has turned away (`Accounts.refused`).
         connections: those that are open; asked when the figures are read.
         watch: knows the models, and whether the model server answers.
+        servers: the model servers, when there are several.
 
     Attributes:
         content_type: of what `render` returns.
@@ -45,12 +47,18 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(
-        self, counts: Counter[str], refused: Counter[str], connections: Collection[Connection], watch: BackendWatch
+        self,
+        counts: Counter[str],
+        refused: Counter[str],
+        connections: Collection[Connection],
+        watch: BackendWatch,
+        servers: Sequence[PooledServer] = (),
     ) -> None:
         self._counts = counts
         self._refused = refused
         self._connections = connections
         self._watch = watch
+        self._servers = servers
         self._is_backend_up = False
         # Of generations that have ended, by model.
         self._tokens: Counter[str] = Counter()
@@ -127,6 +135,22 @@ class Metrics:
         yield _counter("received_bytes", "From clients, frames included.", counts["received_bytes"] + received)
         yield _counter("sent_bytes", "To clients, frames included.", counts["sent_bytes"] + sent)
         yield self._tokens_so_far(generations)
+        if self._servers:
+            yield from self._of_servers()
+
+    def _of_servers(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(_PREFIX + "model_server_up", "Whether it answered lately.", labels=("server",))
+        running = GaugeMetricFamily(
+            _PREFIX + "model_server_running", "Generations that it works at.", labels=("server",)
+        )
+        failovers = CounterMetricFamily(
+            _PREFIX + "model_server_failovers", "Generations that it failed and another took over.", labels=("server",)
+        )
+        for server in self._servers:
+            up.add_metric((server.url,), server.is_up)
+            running.add_metric((server.url,), server.total_running)
+            failovers.add_metric((server.url,), server.failovers)
+        yield from (up, running, failovers)
 
     def _tokens_so_far(self, generations: list[Generation]) -> Metric:
         tokens = self._tokens.copy()

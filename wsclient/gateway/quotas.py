@@ -174,6 +174,7 @@ class Accounts:
 
     Attributes:
         open_generations: how many each client has open, by client id.
+        open_bytes: how large its open requests are together.
         refused: how many requests each limit has turned away, by the setting's name.
     """
 
@@ -188,6 +189,7 @@ class Accounts:
         self._guard = guard if guard is not None else RequestGuard()
         self._defaults = Limits.of(settings)
         self.open_generations: Counter[str] = Counter()
+        self.open_bytes: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
 
     def limits_of(self, client_id: str) -> Limits:
@@ -210,6 +212,21 @@ class Accounts:
         self.open_generations[client_id] -= 1
         if self.open_generations[client_id] <= 0:
             del self.open_generations[client_id]
+
+    def has_room(self, client_id: str, size: int) -> bool:
+        """Return whether a client may have so many bytes more in open requests; one alone may be of any size."""
+        held = self.open_bytes[client_id]
+        return not size or not held or held + size <= self._settings.max_open_bytes
+
+    def hold_bytes(self, client_id: str, size: int) -> None:
+        """Take note that a request of a client, so many bytes of JSON, is open."""
+        self.open_bytes[client_id] += size
+
+    def let_go_of_bytes(self, client_id: str, size: int) -> None:
+        """Take note that it no longer is."""
+        self.open_bytes[client_id] -= size
+        if self.open_bytes[client_id] <= 0:
+            del self.open_bytes[client_id]
 
     def over(self, backend: Backend, client_id: Callable[[], str | None]) -> Backend:
         """Return what one connection asks for generations and lists of models.

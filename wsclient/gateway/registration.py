@@ -1,7 +1,8 @@
 """`POST /api/auth/register`: an administrator registers a client from afar (protocol.md section 6).
 
 The answers are the original's, field by field; it lets anybody register, ours wants the admin token. It takes the same
-name or key any number of times; who minds says `"unique": true`, and is told 409.
+name or key any number of times; who minds says `"unique": true`, and is told 409, or `"replace": true`, and those that
+have it are revoked. `POST /api/auth/rotate`, which the original does not have, gives a client a new key.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import functools
 import json
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -21,13 +23,22 @@ from ..core.json_values import decode_values
 from ..core.wire_errors import bounded
 from ..errors import ErrorCode, InvalidKeyError
 from ..version import __version__
-from .admin_token import AdminToken
+from .admin_token import KEY_PENDING, AdminToken
 from .guard import LoginGuard, blocked_message
-from .registry import ClientRegistry, DuplicateClientError, RegistryError
+from .registry import (
+    ClientRegistry,
+    DuplicateClientError,
+    PendingKeyError,
+    RegistryError,
+    Revocation,
+    UnknownClientError,
+)
 
 __all__ = ["MAX_BODY", "AdminDesk", "answer_json"]
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 MAX_BODY = 16 * 1024
 # The guard counts per address and client id; the administrator has no id.
@@ -84,6 +95,48 @@ class AdminDesk:
             request: its body names the client.
             address: where it comes from.
         """
+        fields = await self._read_fields(request, address)
+        if isinstance(fields, web.Response):
+            return fields
+        name, pem, algorithm = (fields.get(key) for key in ("name", "publicKey", "signatureAlgorithm"))
+        if not _is_given(name) or not _is_given(pem):
+            return _error(400, "Missing required fields: name and publicKey", "missing_parameters")
+        return await self._register(
+            # The original takes any JSON value for a name.
+            name if isinstance(name, str) else json.dumps(name),
+            pem,
+            algorithm if _is_given(algorithm) else self._default_algorithm,
+            address,
+            is_unique=fields.get("unique") is True,
+            replaces=fields.get("replace") is True,
+        )
+
+    async def rotate(self, request: web.BaseRequest, address: str) -> web.Response:
+        """Give a client a new key beside its old one, and return when it is on the disk.
+
+        Args:
+            request: its body names the client and has the key.
+            address: where it comes from.
+        """
+        fields = await self._read_fields(request, address)
+        if isinstance(fields, web.Response):
+            return fields
+        client_id, pem = fields.get("clientId"), fields.get("publicKey")
+        if not _is_given(client_id) or not _is_given(pem):
+            return _error(400, "Missing required fields: clientId and publicKey", "missing_parameters")
+        if not isinstance(client_id, str):
+            return _error(400, "Invalid client id", _INVALID)
+        if not isinstance(pem, str) or "-----BEGIN" not in pem:
+            return _error(400, "Invalid public key format", _INVALID)
+        rotate = functools.partial(self._registry.rotate, replace_pending=fields.get("replace") is True)
+        client = await self._change("no key was changed", rotate, client_id, pem)
+        if isinstance(client, web.Response):
+            return client
+        _log.info("client %s was given a new key from %s", client.id, address)
+        return answer_json(200, {"clientId": client.id, "name": client.name})
+
+    async def _read_fields(self, request: web.BaseRequest, address: str) -> dict[str, Any] | web.Response:
+        """Return the fields of a request with the token, or else what it is told."""
         refusal = self.refuse(request, address)
         if refusal is not None:
             return refusal
@@ -96,40 +149,47 @@ class AdminDesk:
         value = _parse(body) if request.content_type == "application/json" and body.strip() else {}
         if not isinstance(value, dict | list):
             return _error(400, "The body is not a JSON object", _INVALID)
-        fields = value if isinstance(value, dict) else {}
-        name, pem, algorithm = (fields.get(key) for key in ("name", "publicKey", "signatureAlgorithm"))
-        if not _is_given(name) or not _is_given(pem):
-            return _error(400, "Missing required fields: name and publicKey", "missing_parameters")
-        return await self._register(
-            # The original takes any JSON value for a name.
-            name if isinstance(name, str) else json.dumps(name),
-            pem,
-            algorithm if _is_given(algorithm) else self._default_algorithm,
-            address,
-            is_unique=fields.get("unique") is True,
-        )
+        return value if isinstance(value, dict) else {}
 
-    async def _register(self, name: str, pem: Any, algorithm: Any, address: str, *, is_unique: bool) -> web.Response:
+    async def _register(
+        self, name: str, pem: Any, algorithm: Any, address: str, *, is_unique: bool, replaces: bool
+    ) -> web.Response:
         if not isinstance(pem, str) or "-----BEGIN" not in pem:
             return _error(400, "Invalid public key format", _INVALID)
         if not _is_supported(algorithm):
             shown = algorithm if isinstance(algorithm, str) else json.dumps(algorithm)
             return _error(400, f"Unsupported signature algorithm: {bounded(shown, 100)}", _INVALID)
-        try:
-            loop = asyncio.get_running_loop()
+        revoked: tuple[Revocation, ...] = ()
+        if replaces:
+            replace = functools.partial(self._registry.replace, reason=f"Replaced by a new client {name!r}")
+            done = await self._change("the client was not registered", replace, name, pem, algorithm)
+            client, revoked = done if isinstance(done, tuple) else (done, ())
+        else:
             register = functools.partial(self._registry.register, is_unique=is_unique)
-            client = await loop.run_in_executor(self._executor, register, name, pem, algorithm)
+            client = await self._change("the client was not registered", register, name, pem, algorithm)
+        if isinstance(client, web.Response):
+            return client
+        _log.info("client %s was registered from %s", client.id, address)
+        told = {"revoked": [revocation.client.id for revocation in revoked]} if revoked else {}
+        return answer_json(201, {"clientId": client.id, **told})
+
+    async def _change(self, failure: str, function: Callable[..., _T], *arguments: Any) -> _T | web.Response:
+        """Change the clients file, and return what the function does, or else what the administrator is told."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+        except PendingKeyError as error:
+            return _error(409, error.message, KEY_PENDING)
         except DuplicateClientError as error:
             return _error(409, error.message, _INVALID)
+        except UnknownClientError as error:
+            return _error(404, error.message, _INVALID)
         except InvalidKeyError as error:
             return _error(400, f"Invalid public key format: {error.message}", _INVALID)
         except ValueError as error:
             return _error(400, str(error), _INVALID)
         except RegistryError as error:
-            _log.warning("a client could not be registered: %s", error)
-            return _error(500, f"The client was not registered: {error.message}", ErrorCode.SERVER_ERROR)
-        _log.info("client %s was registered from %s", client.id, address)
-        return answer_json(201, {"clientId": client.id})
+            _log.warning("%s: %s", failure, error)
+            return _error(500, f"{failure.capitalize()}: {error.message}", ErrorCode.SERVER_ERROR)
 
 
 def answer_json(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:

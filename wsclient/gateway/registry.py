@@ -2,13 +2,12 @@
 
 The file has the original's format (protocol.md section 6), and what we do not know in it stays as it is. Needs no
 aiohttp: the offline commands use it too. Everything here is synchronous; what waits for the disk or for another
-process (`register`, `replace`, `revoke`, `flush_logins` and the first question) belongs into a thread.
+process (`register`, `replace`, `rotate`, `revoke`, `flush_logins` and the first question) belongs into a thread.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,19 +17,22 @@ from typing import Any
 
 import attrs
 
+from ..keys import load_public_key, public_pem
 from . import clients_file
-from .clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time, new_client
+from .clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time, new_client, outdated
 from .clients_file import RegistryError, Stamp
 from .copying import TakenOver
+from .registry_errors import DuplicateClientError, PendingKeyError, UnknownClientError
+from .revocation import Revocation, write_record
 
 __all__ = [
     "ClientRegistry",
     "DuplicateClientError",
+    "PendingKeyError",
     "RegisteredClient",
     "RegistryError",
     "Revocation",
     "UnknownClientError",
-    "outdated",
 ]
 
 FLUSH_INTERVAL = 60.0
@@ -39,36 +41,6 @@ _FLUSH_WAIT = 0.25
 
 # The state of a file that cannot even be looked at.
 _UNSEEN: Stamp = (-1, -1, -1)
-
-
-class DuplicateClientError(RegistryError):
-    """A registered client has this name or this key already.
-
-    Args:
-        message: which one, and what to do.
-        existing: that client.
-    """
-
-    def __init__(self, message: str, existing: RegisteredClient) -> None:
-        super().__init__(message)
-        self.existing = existing
-
-
-class UnknownClientError(RegistryError):
-    """No registered client has this id or name."""
-
-
-@attrs.frozen(slots=True)
-class Revocation:
-    """A client that was revoked.
-
-    Attributes:
-        client: as it was.
-        record: what keeps it, for later questions: a file, or a place in the store.
-    """
-
-    client: RegisteredClient
-    record: Path | str
 
 
 class ClientRegistry:
@@ -111,9 +83,11 @@ class ClientRegistry:
         # Whose logins have lost their ground since reload_if_changed told last, snapshot by snapshot: whoever came and
         # went in between may have logged in.
         self._outdated: set[str] = set()
-        # Protects the two below; held for moments only, because the gateway's event loop takes it.
+        # Protects the three below; held for moments only, because the gateway's event loop takes it.
         self._memory = threading.Lock()
         self._logins: dict[str, tuple[str, float]] = {}
+        # Pending keys that have logged in, by client id: in force at once, in the file soon.
+        self._proven: dict[str, str] = {}
         self._flushed_at: float | None = None
 
     @property
@@ -156,13 +130,17 @@ class ClientRegistry:
         Raises:
             RegistryError: the file was to be read for the first time and is broken.
         """
-        return self._current().clients.get(client_id)
+        client = self._current().clients.get(client_id)
+        if client is not None and client.pending_key and self._proven.get(client_id) == client.pending_key:
+            return client.rotated()
+        return client
 
     def find(self, id_or_name: str) -> RegisteredClient | None:
-        """Return the client with an id or else a name (in any case), `None` when there is none.
+        """Return the client with an id, else a name (in any case), else the beginning of an id; `None` if none has.
 
         Raises:
-            RegistryError: several clients have that name, or the file was to be read for the first time and is broken.
+            RegistryError: several clients have that name or ids that begin so, or the file was to be read for the first
+                time and is broken.
         """
         return self._current().find(id_or_name)
 
@@ -249,10 +227,43 @@ class ClientRegistry:
             UnknownClientError: there is no such client.
         """
         with self._exclusive() as now:
-            client = now.find(id_or_name)
-            if client is None:
-                raise UnknownClientError(f"no client has the id or name {id_or_name!r}; see: wsclient list-clients")
-            return self._remove(now, [client.id], reason)[0]
+            return self._remove(now, [_known(now, id_or_name).id], reason)[0]
+
+    def rotate(self, id_or_name: str, public_key_pem: str, *, replace_pending: bool = False) -> RegisteredClient:
+        """Give a client a new key beside the one that it has.
+
+        Both may log in until the new one has done so once; then the new one is the only one.
+
+        Args:
+            id_or_name: which client.
+            public_key_pem: SPKI or PKCS#1 PEM; written as SPKI.
+            replace_pending: whether it takes the place of a new key that has not logged in yet.
+
+        Returns:
+            The client as it is now.
+
+        Raises:
+            DuplicateClientError: a client has this key already.
+            InvalidKeyError: the key is none that we accept.
+            PendingKeyError: the client has a new key that has not logged in yet.
+            RegistryError: the file cannot be read, locked or written.
+            UnknownClientError: there is no such client.
+        """
+        pem = public_pem(load_public_key(public_key_pem))
+        with self._exclusive() as now:
+            client = _known(now, id_or_name)
+            new = attrs.evolve(client, pending_key=pem)
+            for other in now.clients.values():
+                if new.pending_fingerprint in (other.fingerprint, other.pending_fingerprint):
+                    message = f"this key is registered already, to client {other.name!r} (id {other.id})"
+                    raise DuplicateClientError(f"{message}; make another one", other)
+            if client.pending_key is not None and not replace_pending:
+                message = f"client {client.name!r} (id {client.id}) has a new key already, which has not logged in yet"
+                raise PendingKeyError(message, client)
+            entries = now.entries.copy()
+            entries[now.places[client.id]] = now.entry(client.id) | {"pendingKey": pem}
+            self._write(entries)
+        return new
 
     @property
     def is_readable(self) -> bool:
@@ -283,16 +294,28 @@ class ClientRegistry:
         finally:
             self._disk.release()
 
-    def note_login(self, client_id: str, ip: str, now: float) -> None:
+    def note_login(self, client_id: str, ip: str, now: float, key: str | None = None) -> bool:
         """Remember a login, for the next `flush_logins`.
 
         Args:
             client_id: who logged in.
             ip: from where.
             now: seconds since the epoch.
+            key: PEM of the key that it was.
+
+        Returns:
+            Whether that was the pending one, which is the only one from now on.
         """
+        snapshot = self._snapshot
+        client = None if snapshot is None else snapshot.clients.get(client_id)
+        is_new = client is not None and client.pending_key is not None and key == client.pending_key
         with self._memory:
             self._logins[client_id] = (ip, now)
+            if is_new and key is not None:
+                self._proven[client_id] = key
+                # Others that read the file let the old key in until then: the next flush waits for no minute.
+                self._flushed_at = None
+        return is_new
 
     def flush_logins(self, now: float, force: bool = False) -> bool:
         """Write the remembered logins into the file, once a minute at most.
@@ -314,14 +337,33 @@ class ClientRegistry:
             if not self._logins or (too_soon and not force):
                 return False
             logins, self._logins = self._logins, {}
+            proven = self._proven.copy()
             # Also when it fails below: a full disk is not tried again every second.
             self._flushed_at = now
         try:
-            return self._write_logins(logins, self._lock_timeout if force else min(_FLUSH_WAIT, self._lock_timeout))
+            timeout = self._lock_timeout if force else min(_FLUSH_WAIT, self._lock_timeout)
+            if proven:
+                self._write_rotations(proven, timeout)
+            return self._write_logins(logins, timeout)
         except RegistryError:
             with self._memory:
                 self._logins = logins | self._logins
             raise
+
+    def _write_rotations(self, proven: dict[str, str], timeout: float) -> None:
+        """Have new keys take the place of the old ones, as far as they are still the new ones."""
+        with self._exclusive(timeout) as current:
+            entries = current.entries.copy()
+            for client_id, key in proven.items():
+                client = current.clients.get(client_id)
+                if client is not None and client.pending_key == key:
+                    entry = current.entry(client_id) | {"publicKey": key}
+                    del entry["pendingKey"]
+                    entries[current.places[client_id]] = entry
+            self._write(entries)
+        with self._memory:
+            # What has logged in since is left for the next time.
+            self._proven = {id: key for id, key in self._proven.items() if proven.get(id) != key}
 
     def _write_logins(self, logins: dict[str, tuple[str, float]], timeout: float) -> bool:
         with self._exclusive(timeout) as current:
@@ -384,7 +426,7 @@ class ClientRegistry:
         records: tuple[Path, ...] = ()
         try:
             for client_id in ids:
-                records = (*records, self._write_record(now.entry(client_id), reason))
+                records = (*records, write_record(self.revoked_dir, now.entry(client_id), reason, like=self.path))
             self._write([*now.without(set(ids)), *add])
         except RegistryError:
             for record in records:
@@ -393,21 +435,9 @@ class ClientRegistry:
             raise
         return tuple(Revocation(now.clients[id], record) for id, record in zip(ids, records, strict=True))
 
-    def _write_record(self, entry: dict[str, Any], reason: str) -> Path:
-        revoked_at = iso_time(time.time())
-        # The id may have been written by hand: it must not lead out of the directory.
-        name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', entry['id'])[:64]}_{re.sub('[:.]', '-', revoked_at)}.json"
-        record = {"client": entry, "revokedAt": revoked_at, "reason": reason}
-        path = self.revoked_dir / name
-        try:
-            self.revoked_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            clients_file.write_new(path, clients_file.dump_json(record), like=self.path)
-        except OSError as exc:
-            raise RegistryError(f"{path} cannot be written: {exc.strerror or exc}; nobody was revoked") from exc
-        return path
 
-
-def outdated(before: Snapshot, now: Snapshot) -> set[str]:
-    """Return the ids of clients whose connections rest on what is no longer so."""
-    logins = now.logins()
-    return {id for id, login in before.logins().items() if logins.get(id) != login}
+def _known(now: Snapshot, id_or_name: str) -> RegisteredClient:
+    client = now.find(id_or_name)
+    if client is None:
+        raise UnknownClientError(f"no client has the id or name {id_or_name!r}; see: wsclient list-clients")
+    return client

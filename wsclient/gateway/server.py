@@ -29,16 +29,17 @@ from .listening import ACCEPTED_AT_ONCE, BACKLOG, open_sockets, port_of, url_for
 from .lobby import HttpServer, Lobby
 from .login import LoginDesk
 from .model_queue import QueueingBackend
-from .model_servers import make_backend
+from .model_servers import make_backends
 from .quotas import Accounts
 from .registry import ClientRegistry
+from .server_pool import ServerPool
 from .settings import GatewaySettings
 from .tls import TlsListener
 
 if TYPE_CHECKING:
     from .store.shared import SharedStore
 
-__all__ = ["Gateway", "GatewayError", "GatewayStats", "make_backend", "run_gateway"]
+__all__ = ["Gateway", "GatewayError", "GatewayStats", "make_backends", "run_gateway"]
 
 _log = logging.getLogger(__name__)
 
@@ -99,13 +100,13 @@ class Gateway:
             algorithm = self.settings.default_signature_algorithm
             registry = ClientRegistry(self.settings.clients_path, default_algorithm=algorithm)
         self.registry = registry
-        self.backend = QueueingBackend(
-            backend if backend is not None else make_backend(self.settings),
-            max_running=self.settings.max_running,
-            max_waiting=self.settings.max_waiting,
-            max_wait=self.settings.max_wait,
-        )
-        self._model_server_url = self.settings.model_server_url if backend is None else ""
+        max_running, max_wait = self.settings.max_running, self.settings.max_wait
+        backends = [backend] if backend is not None else make_backends(self.settings)
+        pool = ServerPool(backends, max_running=max_running, max_wait=max_wait)
+        self.backend = QueueingBackend(pool, max_waiting=self.settings.max_waiting, max_wait=max_wait)
+        # Several are looked after by the pool.
+        urls = self.settings.model_server_urls if backend is None else ()
+        self._model_server_url = urls[0] if len(urls) == 1 else ""
         # Strangers get half of the file descriptors, so that there are some for clients and the model server.
         self._lobby = Lobby(self.settings, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
         self._origins = frozenset(
@@ -199,7 +200,7 @@ class Gateway:
         accounts = Accounts(settings, quota_of) if self._store is None else self._store.accounts(quota_of)
         self._services = Services(settings=settings, backend=self.backend, desk=desk, accounts=accounts)
         self._administration = Administration(
-            self._services, self.registry, self._connections, lambda: self._stopping is not None
+            self._services, self.registry, self._connections, lambda: self._stopping is not None, self.backend.pool
         )
         await self._administration.start()
         self._sockets = await self._housekeeping.run_in_thread(open_sockets, settings.host, settings.port)

@@ -26,6 +26,8 @@ _Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 _optional = attrs.validators.optional
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})
+_METRICS_HOST = "127.0.0.1"
+_NO_METRICS_PORT = "metrics_host is of no use without metrics_port"
 _NUMBER, _BYTES = "a whole number", "a number of bytes"
 
 # The original logs through winston; its names are taken as well as Python's.
@@ -162,6 +164,27 @@ def _openai_url(value: Any) -> str:
         raise ValueError(f"openai_url {error}") from None
 
 
+def _urls(name: str, parse: Callable[[Any], str], value: Any) -> tuple[str, ...]:
+    """Return the URLs of model servers, given as one, as several with commas between them, or as a list of such."""
+    given = value if isinstance(value, list | tuple) else [value]
+    parts = [part for item in given for part in (item.split(",") if isinstance(item, str) else [item])]
+    # One alone may be empty, as Ollama's own variable; between commas that is a slip of the pen.
+    if not parts or (len(parts) > 1 and not all(parts)):
+        raise ValueError(f"{name} must be URLs with commas between them (got {_got(value)})")
+    urls = tuple(map(parse, parts))
+    if len(set(urls)) < len(urls):
+        raise ValueError(f"{name} must name each model server once (got {_got(value)})")
+    return urls
+
+
+def _ollama_urls(value: Any) -> tuple[str, ...]:
+    return _urls("ollama_url", _ollama_url, value)
+
+
+def _openai_urls(value: Any) -> tuple[str, ...]:
+    return _urls("openai_url", _openai_url, value)
+
+
 @attrs.frozen(kw_only=True)
 class GatewaySettings:
     """Everything a gateway can be told, checked at birth. Times are seconds, sizes are bytes.
@@ -178,7 +201,8 @@ class GatewaySettings:
         backend: `"ollama"`, `"openai"` for any server of OpenAI's API, or `"builtin"` for the small model that needs no
             model server.
         ollama_url: where Ollama answers: a URL, or host and port; a path `/api` at the end makes no difference.
-        openai_url: the base URL of the server of OpenAI's API; without a path it is `/v1`.
+            Several, in a list or with commas between them, share the work; kept as a tuple.
+        openai_url: the base URL of the server of OpenAI's API; without a path it is `/v1`. Several as for `ollama_url`.
         openai_key_file: the file of its API key; `OPENAI_API_KEY` in the environment counts when there is none.
         openai_api: `"chat"`, or `"completions"` for prompts without the model's template.
         openai_options: `"standard"` for the options that OpenAI documents, `"extended"` for those of llama.cpp's server
@@ -192,16 +216,19 @@ class GatewaySettings:
         max_messages_before_login: that a connection may send until it has logged in.
         max_sockets_before_login_per_address: connections of one address that have not logged in.
         max_open_requests: of one connection, running at the same time.
+        max_open_bytes: that the running requests of one client have together, over all its connections; one alone may
+            have more.
         max_open_generations: of one client over all its connections; `None`, as for the next two, for no limit. These
             and `max_message_size` are defaults: the clients file can say otherwise of each client.
         requests_per_minute: of one client over all its connections; generations and lists of models count.
         max_prompt_size: of the prompt and the system prompt together.
         max_unsent_bytes: that wait for a client to read them before it is cut off.
-        write_timeout: how long a client may read nothing while something waits for it.
+        write_timeout: how long a client may read less than 1 KiB a second while much waits for it.
         close_timeout: how long the other side of a closing handshake is waited for.
         first_token_timeout: how long the model server may take for its first token; a cold model loads in this time.
         token_timeout: how long it may be silent after that.
-        max_running: generations that one model works at; what `OLLAMA_NUM_PARALLEL` says suits an Ollama best.
+        max_running: generations that one model works at, at each model server; what `OLLAMA_NUM_PARALLEL` says suits an
+            Ollama best.
         max_waiting: generations that may wait for one model; beyond that requests are told that it is busy.
         max_wait: how long one may wait for its turn.
         allow_origin: web pages that may connect, as `https://host`, or `*` for all; who sends no Origin is no web page.
@@ -226,8 +253,8 @@ class GatewaySettings:
     store_prefix: str = attrs.field(default=DEFAULT_PREFIX, validator=_key_prefix)
     store_password_file: Path | None = attrs.field(default=None, converter=_path, validator=_optional(_is_path))
     backend: str = attrs.field(default="ollama", validator=_one_of(*BACKENDS))
-    ollama_url: str = attrs.field(default=DEFAULT_OLLAMA_URL, converter=_ollama_url)
-    openai_url: str = attrs.field(default=DEFAULT_OPENAI_URL, converter=_openai_url)
+    ollama_url: tuple[str, ...] = attrs.field(default=(DEFAULT_OLLAMA_URL,), converter=_ollama_urls)
+    openai_url: tuple[str, ...] = attrs.field(default=(DEFAULT_OPENAI_URL,), converter=_openai_urls)
     openai_key_file: Path | None = attrs.field(
         default=None, converter=_path, validator=attrs.validators.optional(_is_path)
     )
@@ -244,6 +271,7 @@ class GatewaySettings:
         default=256, validator=_whole(1, 1_000_000, "a whole number")
     )
     max_open_requests: int = attrs.field(default=1024, validator=_whole(1, 1_000_000, _NUMBER))
+    max_open_bytes: int = attrs.field(default=64 << 20, validator=_whole(8192, 1 << 40, _BYTES))
     max_open_generations: int | None = attrs.field(default=None, validator=_optional(_whole(0, 1_000_000, _NUMBER)))
     requests_per_minute: int | None = attrs.field(default=None, validator=_optional(_whole(0, 100_000, _NUMBER)))
     max_prompt_size: int | None = attrs.field(default=None, validator=_optional(_whole(1, 1 << 30, _BYTES)))
@@ -271,7 +299,7 @@ class GatewaySettings:
     metrics_port: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(_whole(0, 65535, "a whole number"))
     )
-    metrics_host: str = attrs.field(default="127.0.0.1", validator=_text)
+    metrics_host: str = attrs.field(default=_METRICS_HOST, validator=_text)
     log_level: str = attrs.field(default="info", validator=_log_level)
 
     def __attrs_post_init__(self) -> None:
@@ -281,6 +309,8 @@ class GatewaySettings:
             raise ValueError("clients_file is of no use with store; give one of them")
         if self.tls_key is not None and self.tls_cert is None:
             raise ValueError("tls_key is of no use without tls_cert")
+        if self.metrics_host != _METRICS_HOST and self.metrics_port is None:
+            raise ValueError(_NO_METRICS_PORT)
         hosts = {self.host, self.metrics_host}
         if self.metrics_port and self.metrics_port == self.port and (len(hosts) == 1 or hosts & _ALL_ADDRESSES):
             raise ValueError(f"metrics_port must be another one than port (got {self.port} for both)")
@@ -302,9 +332,9 @@ class GatewaySettings:
         return 64 if self.backend == "openai" else 100_000
 
     @property
-    def model_server_url(self) -> str:
-        """Where the model server is, `""` when there is none."""
-        return {"ollama": self.ollama_url, "openai": self.openai_url}.get(self.backend, "")
+    def model_server_urls(self) -> tuple[str, ...]:
+        """Where the model servers are; empty when the backend needs none."""
+        return {"ollama": self.ollama_url, "openai": self.openai_url}.get(self.backend, ())
 
     @property
     def clients_path(self) -> Path:
@@ -344,7 +374,8 @@ class GatewaySettings:
 
         Args:
             environ: the variables; the process's own when left out.
-            **overrides: settings that win over them; `None` counts as not given.
+            **overrides: settings that win over them; `None` counts as not given, and so does a flag that may be
+                repeated and was not there: `()`.
 
         Returns:
             The settings.
@@ -354,7 +385,10 @@ class GatewaySettings:
             TypeError: there is no such setting.
         """
         environ = os.environ if environ is None else environ
-        given = {name: value for name, value in overrides.items() if value is not None}
+        given = {name: value for name, value in overrides.items() if value not in (None, ())}
+        if "metrics_host" in given and "metrics_port" not in given:
+            # Also when it is the default: who gives it expects figures.
+            raise ValueError(_NO_METRICS_PORT)
         backend = given.get("backend", _PLAIN.backend)
         for variable, (name, parse) in _VARIABLES.items():
             text = environ.get(variable, "").strip()

@@ -6,7 +6,7 @@ are most of the cost.
 
 Memory is bounded twice. Token text waits in turn (`send_in_turn`) while the client is behind by `_HIGH_WATER` bytes, so
 that its generations come to rest. Everything else, which is small, is sent at once, and a client that lets
-`max_unsent_bytes` of it pile up, or reads nothing for `write_timeout` seconds, is cut off.
+`max_unsent_bytes` of it pile up, or reads hardly anything for `write_timeout` seconds, is cut off.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ _log = logging.getLogger(__name__)
 
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
+
+# A client that is behind must take so many bytes a second, some eight tokens: whoever takes a byte now and then would
+# keep its generations' places at the model for as long as it likes.
+_LEAST_RATE = 1024
 
 # One read may hold forty thousand frames, 0.1 s of work and more: after this many seconds the others have their turn.
 _SLICE_TIME, _SLICE_BYTES = 0.005, 4 * 1024
@@ -296,11 +300,11 @@ class WebSocket:
         self._write()
 
     def _check_progress(self, taken_before: int) -> None:
-        """Cut off a client that has taken nothing since the last look."""
+        """Cut off a client that has taken too little since the last look."""
         taken = self._taken_bytes()
         timeout = self._settings.write_timeout
-        if taken == taken_before:
-            self._cut_off(f"read nothing for {timeout:g} s")
+        if taken - taken_before < _LEAST_RATE * timeout:
+            self._cut_off(f"took {taken - taken_before} bytes in {timeout:g} s")
             return
         self._progress_check = self._loop.call_later(timeout, self._check_progress, taken)
 

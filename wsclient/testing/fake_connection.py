@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from ..core.actions import Action, StatusChanged
+from ..core.addresses import Addresses
 from ..core.backoff import Backoff
 from ..core.decoding import decode_client_message
 from ..core.messages import (
@@ -78,14 +79,14 @@ class FakeFeed(GenerationFeed):
             self.write()
         return super().has_ended
 
-    def next_batch(self, *, blocking: bool = True) -> list[str] | None:
-        """Return the next token, `None` at the end.
+    def next_batch(self, timeout: float | None = None) -> list[str] | None:
+        """Return the next token, `None` at the end; the model needs no time to write it.
 
         Raises:
-            queue.Empty: not blocking, and it is the event loop's turn; the waker has been called.
+            queue.Empty: no time to wait was given, and it is the event loop's turn; the waker has been called.
         """
         self._times_asked = 0
-        if not blocking:
+        if timeout == 0:
             # An event loop's other tasks, such as one that stops this one, have a turn between two tokens.
             self._lets_others_run = not self._lets_others_run
             if self._lets_others_run:
@@ -93,7 +94,7 @@ class FakeFeed(GenerationFeed):
                 raise queue.Empty
         while True:
             try:
-                return super().next_batch(blocking=False)
+                return super().next_batch(timeout=0)
             except queue.Empty:
                 self.write()
 
@@ -148,7 +149,8 @@ class FakeConnection:
         backoff = Backoff(options.reconnect_delay, options.max_reconnect_delay, None, lambda: 0.0)
         # Guards the session and the flags; taken inside of a writing's lock. No callback runs under either.
         self._lock = threading.RLock()
-        self._session = Session(times, backoff, auto_reconnect=options.auto_reconnect)
+        addresses = Addresses(options.server_urls)
+        self._session = Session(times, backoff, addresses, auto_reconnect=options.auto_reconnect)
         self._is_closed = False
         self._messages_sent = 0
         self._writings: dict[str, _Writing] = {}

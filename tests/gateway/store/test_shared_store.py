@@ -155,6 +155,29 @@ def test_what_comes_twice_is_done_once(
     assert sum("was revoked or changed" in record.message for record in caplog.records) == 2
 
 
+def test_the_old_key_logs_in_at_each_until_the_new_one_has_at_one_and_ends_no_connection(
+    gateways: tuple[GatewayThread, GatewayThread],
+    log_in: LogIn,
+    registry: StoreRegistry,
+    client_id: str,
+    ec_key: Key,
+    rsa_key: Key,
+) -> None:
+    peers = [log_in(gateway) for gateway in gateways]
+    registry.rotate("test-client", public_pem(rsa_key))
+    wait_until(lambda: all(len(gateway.gateway.registry.list()[0].login_keys) == 2 for gateway in gateways))
+    one, other = gateways
+    assert can_log_in(one, client_id, ec_key)
+    assert can_log_in(other, client_id, rsa_key)
+    assert not can_log_in(other, client_id, ec_key)
+    wait_until(lambda: list(one.gateway.registry.list()[0].login_keys) == [public_pem(rsa_key)])
+    assert not can_log_in(one, client_id, ec_key)
+    assert can_log_in(one, client_id, rsa_key)
+    for peer in peers:
+        peer.send(type="ping", id="still there")
+        assert peer.receive()["id"] == "still there"
+
+
 def wait_for_a_listener(registry: StoreRegistry) -> None:
     """Wait until a gateway listens to notices."""
     wait_until(lambda: registry.client.pubsub_numsub(registry.channel)[0][1] == 1)

@@ -39,10 +39,10 @@ def client_id(registry: StoreRegistry, ec_key: Key) -> str:
 
 
 @pytest.fixture
-def gateway(redis_server: RedisServer, client_id: str) -> Iterator[GatewayThread]:
+def gateway(redis_server: RedisServer, client_id: str, backend: ScriptedBackend) -> Iterator[GatewayThread]:
     """A gateway with the store."""
     settings = GatewaySettings(port=0, store=redis_server.url, close_timeout=0.2, metrics_port=0)
-    with GatewayThread(settings, ScriptedBackend()) as thread:
+    with GatewayThread(settings, backend) as thread:
         yield thread
 
 
@@ -123,7 +123,12 @@ def asked_well(gateway: GatewayThread, path: str) -> bool:
 
 @pytest.mark.parametrize("fault", [pytest.param("stop", marks=pytest.mark.slow), "freeze"])
 def test_who_has_logged_in_streams_on_without_a_hiccup(
-    fault: str, redis_server: RedisServer, gateway: GatewayThread, log_in: Callable[[], Peer], client_id: str
+    fault: str,
+    redis_server: RedisServer,
+    gateway: GatewayThread,
+    backend: ScriptedBackend,
+    log_in: Callable[[], Peer],
+    client_id: str,
 ) -> None:
     streaming, pinging = log_in(), log_in()
     streaming.send(type="generate", id="g", prompt="hold 1")
@@ -142,7 +147,7 @@ def test_who_has_logged_in_streams_on_without_a_hiccup(
         # A second would be half of the store's time-out.
         assert slowest < 1.0
         assert pinging.generate("say a new one")[-1]["type"] == "stream_end"
-        gateway.gateway.backend._backend.release()  # type: ignore[attr-defined]
+        backend.release()
         assert streaming.receive_until("stream_end")[-1]["isCancelled"] is False
 
 

@@ -6,14 +6,14 @@ client, and at high token rates that is where the time goes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 import attrs
 
 from ...errors import ErrorCode
 
-__all__ = ["Backend", "BackendError", "Final", "GenerateRequest", "Piece"]
+__all__ = ["Backend", "BackendError", "Final", "GenerateRequest", "Piece", "SilentError", "UnreachableError"]
 
 
 @attrs.frozen(slots=True)
@@ -47,6 +47,7 @@ class GenerateRequest:
         fields: Ollama's top-level fields (`system`, `format`, `images`, `keep_alive`, `think`, ...).
         client_id: who asks; model servers are not told.
         id: the client's id of it, any JSON value; no model server needs it, who watches one does.
+        is_allowed: says whether the client may use the model now; asked again when the request's turn has come.
     """
 
     model: str
@@ -55,6 +56,7 @@ class GenerateRequest:
     fields: dict[str, Any] = attrs.field(factory=dict)
     client_id: str = ""
     id: Any = attrs.field(default="", eq=False)
+    is_allowed: Callable[[], bool] = attrs.field(default=lambda: True, eq=False, repr=False)
 
 
 class BackendError(Exception):
@@ -73,6 +75,14 @@ class BackendError(Exception):
         self.message = message
         self.code = code
         self.retry_after = retry_after
+
+
+class UnreachableError(BackendError):
+    """No connection to the model server can be had: nothing was sent."""
+
+
+class SilentError(BackendError):
+    """The model server has the request and did not answer in time."""
 
 
 class Backend(Protocol):

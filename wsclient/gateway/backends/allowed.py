@@ -10,7 +10,7 @@ from ...core.wire_errors import bounded
 from ...errors import ErrorCode
 from . import Backend, BackendError, Final, GenerateRequest, Piece
 
-__all__ = ["AllowedModels"]
+__all__ = ["AllowedModels", "unknown_model"]
 
 
 class AllowedModels:
@@ -40,17 +40,22 @@ class AllowedModels:
         return [model for model in models if self._allows(model.get("name", model.get("model")))]
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Piece | Final], None]:
-        """Stream a generation; see `Backend`."""
+        """Stream a generation; see `Backend`. When its turn comes `GenerateRequest.is_allowed` is asked again."""
         if self._allows(request.model):
             return self._backend.generate(request)
-        return _unknown(self.name, request.model)
+        return _refuse(self.name, request.model)
 
 
-async def _unknown(backend: str, model: str) -> AsyncGenerator[list[Piece | Final], None]:
+def unknown_model(backend: str, model: str) -> BackendError:
+    """Return what a backend of that name says of a model that it does not have."""
     text = f"model '{bounded(model, 100)}' not found"
     if backend == "ollama":
         # What the backend makes of Ollama's own answer.
         answer = {"error": f"model '{model}' not found"}
         text = "Ollama API error: 404 " + bounded(json.dumps(answer, ensure_ascii=False, separators=(",", ":")))
-    raise BackendError(text, ErrorCode.MODEL_NOT_FOUND)
+    return BackendError(text, ErrorCode.MODEL_NOT_FOUND)
+
+
+async def _refuse(backend: str, model: str) -> AsyncGenerator[list[Piece | Final], None]:
+    raise unknown_model(backend, model)
     yield []  # Never reached: it is what makes this a generator.

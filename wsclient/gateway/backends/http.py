@@ -18,7 +18,7 @@ import aiohttp
 
 from ...errors import ErrorCode
 from ..ollama_host import is_loopback
-from . import BackendError, Final, Piece
+from . import BackendError, Final, Piece, SilentError, UnreachableError
 from .reading import StreamReader
 
 __all__ = ["HttpAnswer", "ModelServer"]
@@ -172,7 +172,7 @@ class ModelServer:
             async with asyncio.timeout_at(deadline):
                 response = await self._session.request(method, self.url + path, data=body, headers=headers)
         except (*_BROKEN, TimeoutError, ValueError) as error:
-            raise BackendError(self._reason(error)) from error
+            raise self._failure(error) from error
         if response.status == 200:
             return response
         try:
@@ -193,7 +193,7 @@ class ModelServer:
         except TimeoutError:
             if is_begun:
                 return b"", BackendError(f"{self._subject} fell silent", ErrorCode.GENERATION_INCOMPLETE)
-            return b"", BackendError(f"{self._subject} did not answer in time")
+            return b"", SilentError(f"{self._subject} did not answer in time")
         except _BROKEN:
             # The original's words (protocol.md section 2).
             return _salvage(response), BackendError("Premature close", ErrorCode.GENERATION_INCOMPLETE)
@@ -214,21 +214,22 @@ class ModelServer:
             trust_env=not is_loopback(self.url),
         )
 
-    def _reason(self, error: Exception) -> str:
+    def _failure(self, error: Exception) -> BackendError:
         """Say why there is no answer, without the address: that is the owner's business, and in `__cause__`."""
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return f"Cannot connect to {self._name}: no answer in time"
+            return UnreachableError(f"Cannot connect to {self._name}: no answer in time")
         if isinstance(error, TimeoutError):
-            return f"{self._subject} did not answer in time"
+            return SilentError(f"{self._subject} did not answer in time")
         if isinstance(error, aiohttp.ClientSSLError):
-            return f"Cannot connect to {self._name}: TLS failed"
+            return UnreachableError(f"Cannot connect to {self._name}: TLS failed")
         if isinstance(error, aiohttp.ClientConnectorError):
             if isinstance(error.os_error, socket.gaierror):
-                return f"Cannot connect to {self._name}: unknown host"
-            return f"Cannot connect to {self._name}: {os.strerror(error.errno) if error.errno else 'not reachable'}"
+                return UnreachableError(f"Cannot connect to {self._name}: unknown host")
+            why = os.strerror(error.errno) if error.errno else "not reachable"
+            return UnreachableError(f"Cannot connect to {self._name}: {why}")
         if isinstance(error, aiohttp.ClientConnectionError):
-            return f"{self._subject} closed the connection without an answer"
-        return f"{self._subject} gave no valid HTTP answer"
+            return BackendError(f"{self._subject} closed the connection without an answer")
+        return BackendError(f"{self._subject} gave no valid HTTP answer")
 
 
 def _deadline(seconds: float) -> float:

@@ -18,9 +18,9 @@ from typing import Any
 import attrs
 from redis.exceptions import RedisError
 
-from ..clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time
+from ..clients import DEFAULT_ALGORITHM, RegisteredClient, Snapshot, iso_time, outdated
 from ..clients_file import LOCK_TIMEOUT, RegistryError
-from ..registry import ClientRegistry, Revocation, outdated
+from ..registry import ClientRegistry, Revocation
 from . import scripts
 from .address import DEFAULT_PREFIX, StoreAddress
 from .connecting import make_client, telling_failures

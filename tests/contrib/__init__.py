@@ -1,0 +1,1 @@
+"""Tests of `wsclient.contrib`, with the real frameworks."""
