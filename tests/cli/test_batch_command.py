@@ -15,7 +15,7 @@ import pytest
 
 from wsclient.gateway.thread import GatewayThread
 
-from ..support.fake_ollama import FakeOllama
+from ..support.fake_ollama import FakeOllama, RecordedRequest
 from ..support.waiting import wait_until
 from .conftest import Run
 from .programs import Program, run_program
@@ -36,8 +36,12 @@ def read(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def generations(ollama: FakeOllama) -> list[RecordedRequest]:
+    return [request for request in ollama.requests if request.path == "/api/generate"]
+
+
 def asked(ollama: FakeOllama) -> list[str]:
-    return [request.body["prompt"] for request in ollama.requests if request.path == "/api/generate"]
+    return [request.body["prompt"] for request in generations(ollama)]
 
 
 @pytest.fixture
@@ -63,9 +67,9 @@ class TestResults:
     ) -> None:
         ollama.script(mode="hold", after=1)
         with Program("batch", str(source), f"--config={config}", "--parallel=3", cwd=folder) as program:
-            ollama.wait_for_request(3)
+            ollama.wait_for_request(3, path="/api/generate")
             ollama.release(2)
-            ollama.wait_for_request(5)
+            ollama.wait_for_request(5, path="/api/generate")
             assert len(asked(ollama)) == 5
             ollama.release(4)
             assert program.wait() == 0
@@ -100,7 +104,7 @@ class TestResults:
     ) -> None:
         source = write(folder / "in.jsonl", {"prompt": "a"}, {"prompt": "b", "model": "llama2", "seed": 1})
         run("batch", str(source), f"--config={config}", "--model=tiny:1b", "--seed=5", "--parallel=1")
-        bodies = [request.body for request in ollama.requests if request.path == "/api/generate"]
+        bodies = [request.body for request in generations(ollama)]
         assert [(body["model"], body["options"]["seed"]) for body in bodies] == [("tiny:1b", 5), ("llama2", 1)]
 
     def test_an_empty_file_is_no_error(self, run: Run, folder: Path, config: Path) -> None:
@@ -186,7 +190,7 @@ class TestGoingOn:
         arguments = ["batch", str(source), f"--config={config}", "--out=out.jsonl", "--parallel=2"]
         with Program(*arguments, cwd=folder) as program:
             # The two after it are done as well, and wait for their turn.
-            wait_until(lambda: len([each for each in ollama.requests if each.finished.is_set()]) == 5, 20)
+            wait_until(lambda: len([each for each in generations(ollama) if each.finished.is_set()]) == 5, 20)
             program.wait_for_file(folder / "out.jsonl", '"line": 3')
             program.send_signal(number)
             assert program.wait() == 128 + number

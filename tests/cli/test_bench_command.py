@@ -46,7 +46,7 @@ def test_the_flags_say_what_to_ask(run: Run, config: Path, ollama: FakeOllama) -
 def test_failures_are_counted_and_the_exit_code_is_1(folder: Path, config: Path, ollama: FakeOllama) -> None:
     ollama.script(mode="hold", after=1)
     with Program("bench", f"--config={config}", "--requests=2", cwd=folder) as program:
-        ollama.wait_for_request(1)
+        ollama.wait_for_request(1, path="/api/generate")
         ollama.script(mode="drop", after=1)
         ollama.release()
         assert program.wait() == 1
@@ -62,9 +62,9 @@ def test_an_unknown_model_is_one_line(run: Run, config: Path) -> None:
 def test_ctrl_c_stops_the_model(folder: Path, config: Path, ollama: FakeOllama) -> None:
     ollama.script(mode="hold", after=1)
     with Program("bench", f"--config={config}", cwd=folder) as program:
-        ollama.wait_for_request(1)
+        ollama.wait_for_request(1, path="/api/generate")
         ollama.release()
-        request = ollama.wait_for_request(3)
+        request = ollama.wait_for_request(3, path="/api/generate")
         program.send_signal(signal.SIGINT)
         assert program.wait() == 130
     assert request.disconnected.wait(10)

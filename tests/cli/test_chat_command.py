@@ -75,7 +75,7 @@ class TestAtATerminal:
             session.wait_for("t000 t001")
             session.press("C-c")
             session.wait_for("(stopped; the text so far is part of the chat)\n>")
-            assert ollama.wait_for_request(1).disconnected.wait(10)
+            assert ollama.wait_for_request(1, path="/api/generate").disconnected.wait(10)
             session.type("/clear\nsecond\n")
             session.wait_for("t000 t001 t002 t003 t004")
             session.type("/quit\n")
@@ -222,7 +222,7 @@ class TestInAPipe:
             program.wait_for("t001")
             program.send_signal(signal.SIGINT)
             assert program.wait() == 130
-        assert ollama.wait_for_request(1).disconnected.wait(10)
+        assert ollama.wait_for_request(1, path="/api/generate").disconnected.wait(10)
         assert len([request for request in ollama.requests if request.path == "/api/generate"]) == 1
 
     def test_a_line_that_is_no_text_is_one_line(self, run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_what_came_before_an_interruption_is_kept_and_said(
         program.wait_for_file(folder / "answer.txt.part", " t000 t001")
         program.send_signal(number)
         assert program.wait() == 128 + number
-    assert ollama.wait_for_request(1).disconnected.wait(10)
+    assert ollama.wait_for_request(1, path="/api/generate").disconnected.wait(10)
     assert (folder / "answer.txt").read_text() == "old"
     assert (folder / "answer.txt.part").read_text() == " t000 t001\n"
     interrupted = ["error: interrupted by Ctrl-C"] if number == signal.SIGINT else []
@@ -76,7 +76,7 @@ def test_a_full_device_is_one_line_and_stops_the_model(run: Run, config: Path, o
     ollama.script(mode="hang", after=2)
     done = run("generate", "hello", f"--config={config}", "--out=/dev/full")
     assert (done.code, done.err) == (1, "error: No space left on device; free some space there\n")
-    assert ollama.wait_for_request(1).disconnected.wait(10)
+    assert ollama.wait_for_request(1, path="/api/generate").disconnected.wait(10)
 
 
 def test_no_gateway_leaves_no_file(run: Run, folder: Path, config: Path, gateway: GatewayThread) -> None:

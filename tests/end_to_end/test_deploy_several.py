@@ -61,7 +61,7 @@ def test_the_gateways_of_compose_get_what_the_other_services_have() -> None:
     services = COMPOSE["services"]
     store = settings.store or ""
     assert store.removeprefix("redis://").split(":")[0] in services
-    assert settings.ollama_url.removeprefix("http://").split(":")[0] in services
+    assert [url.removeprefix("http://").split(":")[0] in services for url in settings.ollama_url] == [True]
     assert f":{settings.metrics_port}/healthz" in gateway["healthcheck"]["test"][-1]
     assert int(gateway["stop_grace_period"].rstrip("s")) > settings.drain
     assert [COMPOSE["networks"]["inside"]["ipam"]["config"][0]["subnet"]] == list(settings.trusted_proxy)
