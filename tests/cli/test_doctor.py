@@ -242,6 +242,15 @@ def test_a_clients_file_that_was_named_must_be_there_and_be_one(examine: Examine
     assert "broken.json" in examine("--clients-file=broken.json")["registration"]["text"]
 
 
+def test_a_clients_file_says_nothing_where_the_clients_are_in_a_store(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSCLIENT_STORE", "redis://127.0.0.1:1")
+    found = examine()
+    assert found["registration"]["status"] == "skipped"
+    assert "the store that WSCLIENT_STORE names" in found["registration"]["text"]
+
+
 def test_without_a_clients_file_the_gateway_itself_refuses_a_wrong_key(
     examine: Examine, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import attrs
 from ..core.auth import Key
 from ..gateway.ollama_host import is_loopback
 from ..gateway.registry import ClientRegistry, RegisteredClient, RegistryError
+from ..gateway.store.address import STORE_VARIABLE
 from ..keys import fingerprint, load_private_key, read_key_file
 from .connecting import ask_passphrase
 from .doctor_findings import NotNow, Trouble, found
@@ -97,6 +98,8 @@ def _clients_file(patient: Patient) -> Path:
         if not patient.clients_file.exists():
             raise Trouble(f"there is no {patient.clients_file}", "Give the gateway's own file as --clients-file")
         return patient.clients_file
+    if os.environ.get(STORE_VARIABLE, "").strip():
+        raise NotNow(f"the clients are in the store that {STORE_VARIABLE} names; see: wsclient list-clients")
     # What `wsclient serve` would use when it is started here.
     path = Path(os.environ.get("DATA_DIR") or "data", "authorized_clients.json")
     if not path.exists() or not is_loopback(patient.url):
