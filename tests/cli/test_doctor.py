@@ -242,6 +242,13 @@ def test_a_clients_file_that_was_named_must_be_there_and_be_one(examine: Examine
     assert "broken.json" in examine("--clients-file=broken.json")["registration"]["text"]
 
 
+def test_a_rotated_key_that_has_not_logged_in_yet_is_registered(examine: Examine, run: Run, config: Path) -> None:
+    assert run("rotate-key", f"--config={config}").code == 0
+    found = examine()
+    assert failed(found) == []
+    assert found["registration"]["status"] == "ok"
+
+
 def test_a_clients_file_says_nothing_where_the_clients_are_in_a_store(
     examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

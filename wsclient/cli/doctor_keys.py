@@ -83,7 +83,7 @@ def _compare(patient: Patient, client: RegisteredClient, path: Path) -> _Found:
     facts = {"name": client.name, "file": str(path), "fingerprint": client.fingerprint}
     if patient.key is None:
         return found(f"{client.name!r} in {path}; without the key nothing can be compared", **facts)
-    if fingerprint(patient.key) != client.fingerprint:
+    if fingerprint(patient.key) not in (client.fingerprint, client.pending_fingerprint):
         raise Trouble(
             f"{client.name!r} is registered in {path} with another key, {client.fingerprint}",
             "Give that key's private half as --key, or register this one: wsclient register-client --force",
