@@ -33,6 +33,7 @@ from .futures import Future
 from .ids import dice, new_id, timestamp
 from .interruptions import is_interruption, run_aside, run_whole
 from .keys import load_private_key
+from .logs import Logger
 from .options import ClientOptions
 from .reader import Reader, join
 from .transport import TEXT, Transport
@@ -40,7 +41,7 @@ from .watchdog import CloseDown, Wake, Watchdog
 
 __all__ = ["Line"]
 
-_logger = logging.getLogger("wsclient.connection")
+_logger = Logger("wsclient.connection")
 
 # How long a close takes at most, waits in it for the server's half of the close handshake, and leaves to callbacks.
 _CLOSE_WITHIN = 1.5
@@ -345,8 +346,7 @@ class Line:
                 elif isinstance(action, StopOnServer | Probe | EndLine | StrayError | Ready):
                     self._perform_on_line(action, reader)
             except Exception as error:
-                # A bug of ours or of a log handler: the others still wait for what comes after it, and whoever it was
-                # meant for must not wait for ever.
+                # A bug of ours: others wait for what comes after it, and whoever it was meant for must not wait for ever.
                 _logger.exception("the client met an unexpected error")
                 sink = getattr(action, "sink", None)
                 with contextlib.suppress(Exception):
