@@ -346,7 +346,7 @@ class Line:
                 elif isinstance(action, StopOnServer | Probe | EndLine | StrayError | Ready):
                     self._perform_on_line(action, reader)
             except Exception as error:
-                # A bug of ours: others wait for what comes after it, and whoever it was meant for must not wait for ever.
+                # A bug of ours: the others wait for what comes after it, and nobody must wait for ever.
                 _logger.exception("the client met an unexpected error")
                 sink = getattr(action, "sink", None)
                 with contextlib.suppress(Exception):
