@@ -172,6 +172,8 @@ class Line:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.end_error = reader.end_error or error
+            # Its thread, and with it the socket, must not wait for a signer that hangs.
+            reader.signature.set_exception(reader.end_error.again())
             self._past_bytes_received += reader.transport.bytes_received
             self._past_bytes_sent += reader.transport.bytes_sent
         now, session = time.monotonic(), self._session
@@ -372,7 +374,9 @@ class Line:
         """Answer the challenge. Reader thread: a signer that hangs is bounded by the login's deadline."""
         assert self._signer is not None
         signer, algorithm = self._signer, self._options.signature_algorithm
-        signature = run_aside(lambda: sign_challenge(signer, challenge, algorithm), "wsclient-signer")
+        signature = run_aside(
+            lambda: sign_challenge(signer, challenge, algorithm), "wsclient-signer", reader.signature
+        )
         message = AuthenticateMessage(client_id=self._options.client_id, signature=signature)
         with self._lock:
             if reader is not self._reader:

@@ -9,6 +9,7 @@ from .core.frames import CLOSE, PING, PONG, FrameParser, Violation, close_payloa
 from .core.json_values import decode_values
 from .core.wire_errors import bounded
 from .errors import ConnectionLostError, MessageTooBigError, ProtocolError, WSClientError, error_for_close
+from .futures import Future
 from .logs import Logger
 from .transport import TEXT, Transport
 
@@ -41,6 +42,8 @@ class Reader:
         self._parser = FrameParser(masked=False, max_message_size=max_message_size)
         # Why the connection ends, when that was decided elsewhere; said before the transport is aborted.
         self.end_error: WSClientError | None = None
+        # What the signer makes of the challenge; an error once nobody waits for it any more.
+        self.signature: Future[str] = Future()
         # Daemon: a program must be able to end while the thread waits for the server.
         self.thread = threading.Thread(target=self._run, name=f"wsclient-reader-{number}", daemon=True)
 
