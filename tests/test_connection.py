@@ -191,7 +191,7 @@ def test_a_slow_signer_holds_no_socket_and_never_signs_on_the_next_attempts_line
     def sign(challenge: bytes) -> bytes:
         if challenge.startswith(b"slow"):
             signing.set()
-            go_on.wait(5)
+            go_on.wait(60)
         return b"signature of " + challenge
 
     client = fast_client("ws://localhost", private_key=sign, auth_timeout=SHORT)

@@ -374,9 +374,7 @@ class Line:
         """Answer the challenge. Reader thread: a signer that hangs is bounded by the login's deadline."""
         assert self._signer is not None
         signer, algorithm = self._signer, self._options.signature_algorithm
-        signature = run_aside(
-            lambda: sign_challenge(signer, challenge, algorithm), "wsclient-signer", reader.signature
-        )
+        signature = run_aside(lambda: sign_challenge(signer, challenge, algorithm), "wsclient-signer", reader.signature)
         message = AuthenticateMessage(client_id=self._options.client_id, signature=signature)
         with self._lock:
             if reader is not self._reader:
