@@ -324,14 +324,16 @@ class Transport:
 
 
 # The default context, for as long as some socket uses it: with Debian's 144 authorities it costs 18 ms and 0.9 MiB. Not
-# for ever, so that a client that connects anew sees authorities that were added meanwhile.
-_contexts: weakref.WeakValueDictionary[str, ssl.SSLContext] = weakref.WeakValueDictionary()
+# for ever, so that a client that connects anew sees authorities that were added meanwhile. By its class: one from before
+# gevent's monkey-patching cannot be used after it.
+_contexts: weakref.WeakValueDictionary[type[ssl.SSLContext], ssl.SSLContext] = weakref.WeakValueDictionary()
 
 
 def _default_context() -> ssl.SSLContext:
-    context = _contexts.get("default")
+    kind = ssl.SSLContext
+    context = _contexts.get(kind)
     if context is None:
-        context = _contexts["default"] = ssl.create_default_context()
+        context = _contexts[kind] = ssl.create_default_context()
     return context
 
 
