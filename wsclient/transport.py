@@ -324,8 +324,8 @@ class Transport:
 
 
 # The default context, for as long as some socket uses it: with Debian's 144 authorities it costs 18 ms and 0.9 MiB. Not
-# for ever, so that a client that connects anew sees authorities that were added meanwhile. By its class: one from before
-# gevent's monkey-patching cannot be used after it.
+# for ever, so that a client that connects anew sees authorities that were added meanwhile. By its class: one made
+# before gevent's monkey-patching cannot be used after it.
 _contexts: weakref.WeakValueDictionary[type[ssl.SSLContext], ssl.SSLContext] = weakref.WeakValueDictionary()
 
 
