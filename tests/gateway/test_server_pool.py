@@ -6,6 +6,7 @@ Takes two seconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -312,3 +313,17 @@ def test_a_server_whose_models_have_no_proper_names_does_not_spoil_the_list_of_t
         assert await pool.line_of("made up") == OTHER_LINE
 
     asyncio.run(scenario())
+
+
+def test_what_a_server_said_of_a_generation_that_goes_on_to_another_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "wsclient")
+
+    async def scenario() -> None:
+        echoing = Server("http://a", BackendError("cannot tokenize: my secret prompt"))
+        assert await run(QueueingBackend(make_pool(echoing, Server("http://b")), max_waiting=1, max_wait=1)) is None
+
+    asyncio.run(scenario())
+    assert "the model server at http://a failed a generation, which goes on to another: server_error" in caplog.messages
+    assert "secret" not in caplog.text

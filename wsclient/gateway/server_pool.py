@@ -220,7 +220,8 @@ class ServerPool:
         if not self._usable(line, tried):
             return error if self._usable(line) else self._nobody(line)
         server.failovers += 1
-        _log.info("the model server at %s failed a generation, which goes on to another: %s", server.url, error.message)
+        # Only what kind it is: a model server's words may be the prompt's.
+        _log.info("the model server at %s failed a generation, which goes on to another: %s", server.url, error.code)
         return None
 
     def _up(self) -> list[PooledServer]:
