@@ -327,3 +327,16 @@ def test_what_a_server_said_of_a_generation_that_goes_on_to_another_is_not_logge
     asyncio.run(scenario())
     assert "the model server at http://a failed a generation, which goes on to another: server_error" in caplog.messages
     assert "secret" not in caplog.text
+
+
+def test_a_list_that_was_asked_for_before_a_connection_was_refused_does_not_take_the_server_back() -> None:
+    async def scenario() -> None:
+        pool = make_pool(Server("http://a"), Server("http://b"))
+        a = pool.servers[0]
+        asking = asyncio.create_task(pool._check(a, 1.0))
+        await asyncio.sleep(0)
+        pool.judge(a, LINE, {a}, UnreachableError("refused"), is_begun=False)
+        await asking
+        assert (a.watch.models, a.is_up) == ([{"name": LINE}], False)
+
+    asyncio.run(scenario())

@@ -294,9 +294,10 @@ class ServerPool:
 
     async def _check(self, server: PooledServer, max_age: float) -> None:
         """Ask a server for its models, three seconds at most, unless it was asked so many seconds ago."""
-        lines = server.lines
+        lines, was_up = server.lines, server.is_up
         is_up = await server.watch.is_answering(max_age)
-        if self.is_several:
+        # Unless a generation could not connect meanwhile: that is newer than the answer, and the next look decides.
+        if self.is_several and not (is_up and was_up and not server.is_up):
             self._note_health(server, is_up=is_up, why=server.watch.failure)
             if server.lines != lines:
                 self._changed()
