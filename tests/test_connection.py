@@ -185,13 +185,13 @@ def test_a_signer_that_fails_is_an_invalid_key_and_final(fake_network: FakeNetwo
     client.close()
 
 
-def test_a_slow_signer_never_signs_on_the_next_attempts_line(fake_network: FakeNetwork) -> None:
+def test_a_slow_signer_holds_no_socket_and_never_signs_on_the_next_attempts_line(fake_network: FakeNetwork) -> None:
     signing, go_on = threading.Event(), threading.Event()
 
     def sign(challenge: bytes) -> bytes:
         if challenge.startswith(b"slow"):
             signing.set()
-            go_on.wait(5)
+            go_on.wait(60)
         return b"signature of " + challenge
 
     client = fast_client("ws://localhost", private_key=sign, auth_timeout=SHORT)
@@ -201,10 +201,13 @@ def test_a_slow_signer_never_signs_on_the_next_attempts_line(fake_network: FakeN
     first.say({"type": "challenge", "challenge": "slow" * 16})
     assert signing.wait(5)
     assert isinstance(call.end(), AuthTimeoutError)
+    # The first attempt's thread and socket are not kept until the signer comes back.
+    wait_until(lambda: first.is_closed)
+    wait_until(lambda: not any(thread.name.startswith("wsclient-reader") for thread in threading.enumerate()))
     again = Call(client.connect)
     second = fake_network.line(1)
     go_on.set()
-    wait_until(lambda: first.is_closed)
+    wait_until(lambda: not any(thread.name == "wsclient-signer" for thread in threading.enumerate()))
     assert not second.is_aborted
     assert second.sent == []
     second.log_in()

@@ -294,3 +294,25 @@ def test_a_slow_consumer_fails_alone_and_is_stopped(fake_client: MakeClient, fak
         slow.result(5)
     assert len(caught.value.text) == 3000
     assert line.sent_message("stop")["requestId"] == slow.id
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_everybody_is_told_and_it_is_dialled_again_although_a_log_handler_raises(
+    fake_client: MakeClient, fake_network: FakeNetwork, caplog: pytest.LogCaptureFixture, is_silent: bool
+) -> None:
+    caplog.set_level(logging.DEBUG, "wsclient")
+
+    def refuse(_: logging.LogRecord) -> bool:
+        raise OSError("no space left on device")
+
+    with caplog.filtering(refuse):
+        # Silence is the watchdog's to report, the end of the stream the reader's.
+        client = fake_client(ping_interval=0.1, pong_timeout=0.1) if is_silent else fake_client()
+        line = connected(client, fake_network)
+        generation = client.stream("x")
+        if not is_silent:
+            line.arrive(b"")
+        with pytest.raises(ConnectionLostError):
+            generation.result(5)
+        fake_network.line(1).log_in()
+        wait_until(lambda: client.stats().reconnects == 1)

@@ -20,7 +20,7 @@ STANDARD = sys.stdlib_module_names
 FLOORS = (
     {"version", "errors"},
     {"events", "core"},
-    {"options", "generation_options", "models", "forks", "ids", "clocks", "interruptions", "futures"},
+    {"options", "generation_options", "models", "forks", "ids", "clocks", "interruptions", "futures", "logs"},
     {"keys", "outbox", "transport", "feed", "generation"},
     {"reader", "dispatcher", "watchdog", "delivery"},
     {"line", "connection", "outgoing"},

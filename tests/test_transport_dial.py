@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -201,6 +202,35 @@ def test_what_the_server_says_reaches_no_terminal_as_it_is() -> None:
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", [None, "127.0.0.1", "::1"])
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("ws://gate.example/", "gate.example"),
+        ("ws://gate.example:80/", "gate.example"),
+        ("ws://gate.example:443/", "gate.example:443"),
+        ("ws://b\u00fccher.example:8000/", "xn--bcher-kva.example:8000"),
+        ("ws://[2001:db8::1]:8000/", "[2001:db8::1]:8000"),
+    ],
+)
+def test_the_host_of_the_upgrade_is_the_urls_whatever_address_is_dialled(
+    monkeypatch: pytest.MonkeyPatch, url: str, host: str, address: str | None
+) -> None:
+    seen: list[str] = []
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        seen.extend(line for line in peer.request if line.startswith("Host:"))
+        peer.respond("404 Not Found")
+
+    with ScriptedServer(script, upgrade=False) as server:
+        here, resolve = urlsplit(server.url), socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: resolve(here.hostname, here.port, 0, socket.SOCK_STREAM))
+        with pytest.raises(ConnectionFailedError, match="404"):
+            Transport(fast_options(url, allow_insecure=True, proxy="")).dial(address)
+    assert seen == [f"Host: {host}"]
 
 
 def test_the_upgrade_carries_the_headers_and_neither_origin_nor_extensions() -> None:

@@ -166,7 +166,7 @@ class WSClient:
         during a backoff pause it dials at once. It also opens a closed client again.
 
         Args:
-            timeout: seconds in all; `connect_timeout` + 2 x `auth_timeout` when left out.
+            timeout: seconds in all; when left out, `connect_timeout` + 2 x `auth_timeout` at each address.
 
         Raises:
             ConnectionFailedError: refused, unknown host, TLS, or an HTTP answer other than 101.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import logging
 import os
 import queue
 import threading
@@ -25,10 +24,11 @@ from .events import ErrorEvent, GenerationEndEvent, GenerationResult, Generation
 from .feed import GenerationFeed
 from .forks import renewing
 from .interruptions import take_ticket
+from .logs import Logger
 
 __all__ = ["Callbacks", "EventKind"]
 
-_logger = logging.getLogger("wsclient.callbacks")
+_logger = Logger("wsclient.callbacks")
 
 # What a `generate()` keeps for handlers that subscribe after it (design: "nothing is missed").
 _KEPT_BYTES = 1024 * 1024

@@ -6,7 +6,10 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from .futures import Future
 
 __all__ = ["is_interruption", "run_aside", "run_whole", "take_ticket"]
 
@@ -91,21 +94,20 @@ def run_whole(work: Callable[[], None], name: str) -> None:
     work()
 
 
-def run_aside(work: Callable[[], _T], name: str) -> _T:
+def run_aside(work: Callable[[], _T], name: str, outcome: Future[_T]) -> _T:
     """Do something in a thread of its own, and wait for it: what it leaves in a thread's stacks goes with that thread.
 
     Args:
         work: what to do; what it raises is raised here.
         name: the thread's name.
+        outcome: settled by the work; whoever settles it before ends the waiting.
     """
-    outcomes: list[_T] = []
-    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            outcomes.append(work())
+            outcome.set_result(work())
         except BaseException as error:
-            errors.append(error)
+            outcome.set_exception(error)
 
     # Daemon: the work may hang, and a program must be able to end.
     thread = threading.Thread(target=run, name=name, daemon=True)
@@ -113,8 +115,5 @@ def run_aside(work: Callable[[], _T], name: str) -> _T:
         thread.start()
     except RuntimeError:
         # No room for a thread: here, then.
-        return work()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return outcomes[0]
+        run()
+    return outcome.result()

@@ -33,6 +33,7 @@ from .futures import Future
 from .ids import dice, new_id, timestamp
 from .interruptions import is_interruption, run_aside, run_whole
 from .keys import load_private_key
+from .logs import Logger
 from .options import ClientOptions
 from .reader import Reader, join
 from .transport import TEXT, Transport
@@ -40,7 +41,7 @@ from .watchdog import CloseDown, Wake, Watchdog
 
 __all__ = ["Line"]
 
-_logger = logging.getLogger("wsclient.connection")
+_logger = Logger("wsclient.connection")
 
 # How long a close takes at most, waits in it for the server's half of the close handshake, and leaves to callbacks.
 _CLOSE_WITHIN = 1.5
@@ -171,6 +172,8 @@ class Line:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.end_error = reader.end_error or error
+            # Its thread, and with it the socket, must not wait for a signer that hangs.
+            reader.signature.set_exception(reader.end_error.again())
             self._past_bytes_received += reader.transport.bytes_received
             self._past_bytes_sent += reader.transport.bytes_sent
         now, session = time.monotonic(), self._session
@@ -345,8 +348,7 @@ class Line:
                 elif isinstance(action, StopOnServer | Probe | EndLine | StrayError | Ready):
                     self._perform_on_line(action, reader)
             except Exception as error:
-                # A bug of ours or of a log handler: the others still wait for what comes after it, and whoever it was
-                # meant for must not wait for ever.
+                # A bug of ours: the others wait for what comes after it, and nobody must wait for ever.
                 _logger.exception("the client met an unexpected error")
                 sink = getattr(action, "sink", None)
                 with contextlib.suppress(Exception):
@@ -372,7 +374,7 @@ class Line:
         """Answer the challenge. Reader thread: a signer that hangs is bounded by the login's deadline."""
         assert self._signer is not None
         signer, algorithm = self._signer, self._options.signature_algorithm
-        signature = run_aside(lambda: sign_challenge(signer, challenge, algorithm), "wsclient-signer")
+        signature = run_aside(lambda: sign_challenge(signer, challenge, algorithm), "wsclient-signer", reader.signature)
         message = AuthenticateMessage(client_id=self._options.client_id, signature=signature)
         with self._lock:
             if reader is not self._reader:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ from .core.frames import CLOSE, PING, PONG, FrameParser, Violation, close_payloa
 from .core.json_values import decode_values
 from .core.wire_errors import bounded
 from .errors import ConnectionLostError, MessageTooBigError, ProtocolError, WSClientError, error_for_close
+from .futures import Future
+from .logs import Logger
 from .transport import TEXT, Transport
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "join"]
 
-_logger = logging.getLogger("wsclient.reader")
+_logger = Logger("wsclient.reader")
 
 # How much is parsed and handed over at once. The objects of a MiB of messages are several MiB, which CPython gives back
 # to the system after every read and then faults in again: a fifth of the time (measured). Reading itself stays long,
@@ -41,6 +42,8 @@ class Reader:
         self._parser = FrameParser(masked=False, max_message_size=max_message_size)
         # Why the connection ends, when that was decided elsewhere; said before the transport is aborted.
         self.end_error: WSClientError | None = None
+        # What the signer makes of the challenge; an error once nobody waits for it any more.
+        self.signature: Future[str] = Future()
         # Daemon: a program must be able to end while the thread waits for the server.
         self.thread = threading.Thread(target=self._run, name=f"wsclient-reader-{number}", daemon=True)
 
@@ -56,7 +59,7 @@ class Reader:
         except WSClientError as raised:
             error = raised
         except BaseException as raised:
-            # A bug of ours, or a user's log handler: whatever it is, nobody may wait for ever for this connection.
+            # A bug of ours: whatever it is, nobody may wait for ever for this connection.
             _logger.exception("the reader thread met an unexpected error")
             error = ConnectionLostError(f"the client met an unexpected error: {type(raised).__name__}")
             error.__cause__ = raised

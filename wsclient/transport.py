@@ -137,9 +137,10 @@ class Transport:
             context = options.ssl_context or _default_context()
             # The certificate is for the name, whatever address is dialled.
             self._ws.sock_opt.sslopt = {"context": context, "server_hostname": urlsplit(url).hostname}
-        if address:
-            proxy["host"] = _host_header(url)
-            url = _with_host(url, address)
+        # websocket-client would send a name beyond ASCII as it is, and leave the other scheme's port out.
+        host = _wire_host(url)
+        proxy["host"] = _host_header(url, host)
+        url = _with_host(url, address or host)
         error: Exception | None = None
         try:
             self._ws.connect(
@@ -322,14 +323,16 @@ class Transport:
 
 
 # The default context, for as long as some socket uses it: with Debian's 144 authorities it costs 18 ms and 0.9 MiB. Not
-# for ever, so that a client that connects anew sees authorities that were added meanwhile.
-_contexts: weakref.WeakValueDictionary[str, ssl.SSLContext] = weakref.WeakValueDictionary()
+# for ever, so that a client that connects anew sees authorities that were added meanwhile. By its class: one made
+# before gevent's monkey-patching cannot be used after it.
+_contexts: weakref.WeakValueDictionary[type[ssl.SSLContext], ssl.SSLContext] = weakref.WeakValueDictionary()
 
 
 def _default_context() -> ssl.SSLContext:
-    context = _contexts.get("default")
+    kind = ssl.SSLContext
+    context = _contexts.get(kind)
     if context is None:
-        context = _contexts["default"] = ssl.create_default_context()
+        context = _contexts[kind] = ssl.create_default_context()
     return context
 
 
@@ -361,17 +364,24 @@ def proxy_of(options: ClientOptions, url: str) -> str | None:
     return f"{proxy}:{port or 80}" if proxy else None
 
 
-def _host_header(url: str) -> str:
-    """Return the `Host` that websocket-client sends to a URL."""
-    host, port, _, _ = parse_url(url)
-    host = f"[{host}]" if ":" in host else host
-    return host if port in (80, 443) else f"{host}:{port}"
+def _wire_host(url: str) -> str:
+    """Return the host of a URL as DNS and HTTP have it."""
+    host = urlsplit(url).hostname or ""
+    return host if host.isascii() else host.encode("idna").decode()
 
 
-def _with_host(url: str, address: str) -> str:
-    """Return a URL with an IP address in the place of its host."""
+def _host_header(url: str, host: str) -> str:
+    """Return the `Host` of a request to a URL (RFC 9110 section 7.2)."""
     parts = urlsplit(url)
-    host = f"[{address}]" if ":" in address else address
+    host = f"[{host}]" if ":" in host else host
+    default = 443 if parts.scheme == "wss" else 80
+    return host if parts.port in (None, default) else f"{host}:{parts.port}"
+
+
+def _with_host(url: str, host: str) -> str:
+    """Return a URL with another host, a name or an IP address."""
+    parts = urlsplit(url)
+    host = f"[{host}]" if ":" in host else host
     return parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}").geturl()
 
 

@@ -7,7 +7,6 @@ sleeps until the next probe is due.
 
 from __future__ import annotations
 
-import logging
 import math
 import queue
 import threading
@@ -18,13 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 
 from .interruptions import take_ticket
+from .logs import Logger
 
 if TYPE_CHECKING:
     from .line import Line
 
 __all__ = ["Watchdog"]
 
-_logger = logging.getLogger("wsclient.watchdog")
+_logger = Logger("wsclient.watchdog")
 
 _LONGEST_SLEEP = 3600.0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 from wsclient.core.addresses import Addresses, Target
@@ -196,3 +198,36 @@ def test_addresses_of_a_name_that_said_different_things_are_told_apart() -> None
     outcome = addresses.failed(refused(A))
     assert outcome is not None
     assert "silent (at ::1); cannot reach wss://a/: refused (at 127.0.0.1)" in outcome.message
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_addresses_that_said_the_same_the_longest_pause_holds_and_one_that_may_be_tried_again_is_enough(
+    is_first: bool,
+) -> None:
+    errors = [ConnectionFailedError("503", retry_after=30), ConnectionFailedError("503", retry_after=5)]
+    outcome = outcome_at_two_addresses(errors if is_first else errors[::-1])
+    assert outcome.retry_after == 30
+    errors = [ConnectionFailedError("no"), ConnectionFailedError("no", retryable=False)]
+    assert may_reconnect(outcome_at_two_addresses(errors if is_first else errors[::-1]))
+
+
+def outcome_at_two_addresses(errors: list[ConnectionFailedError]) -> WSClientError:
+    addresses = Addresses([A])
+    addresses.next()
+    addresses.resolved(["10.0.0.1", "10.0.0.2"])
+    assert addresses.failed(errors[0]) is None
+    addresses.next()
+    outcome = addresses.failed(errors[1])
+    assert outcome is not None
+    return outcome
+
+
+def test_what_went_wrong_before_a_login_is_not_kept() -> None:
+    addresses, error = Addresses([A, B]), refused(A)
+    kept = weakref.ref(error)
+    addresses.next()
+    addresses.failed(error)
+    addresses.next()
+    addresses.reached_current()
+    del error
+    assert kept() is None

@@ -274,3 +274,19 @@ def test_two_threads_are_never_inside_of_one_tls_socket(
 
     assert WatchedSocket.calls > 1000
     assert WatchedSocket.encounters == 0
+
+
+def test_a_default_context_from_before_gevents_monkey_patching_is_not_used_after_it() -> None:
+    pytest.importorskip("gevent")
+    program = """
+import socket
+from wsclient import transport
+before = transport._default_context()
+import gevent.monkey
+gevent.monkey.patch_all()
+after = transport._default_context()
+after.wrap_socket(socket.socketpair()[0], do_handshake_on_connect=False, server_hostname="gate.example")
+assert transport._default_context() is after
+"""
+    # Without gevent's own warning, which is about `before`.
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=60)

@@ -6,7 +6,9 @@ Takes two seconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -273,3 +275,68 @@ def test_looks_at_the_servers_are_spread_over_the_time_between_two(monkeypatch: 
 
     asyncio.run(scenario())
     assert pauses == {"http://a": [3, 9, 9], "http://b": [6, 9, 9], "http://c": [9, 9, 9]}
+
+
+def test_a_server_that_fails_at_once_is_not_the_first_choice_for_a_while() -> None:
+    async def scenario() -> None:
+        bad, good = Server("http://a", BackendError("out of memory")), Server("http://b")
+        pool = make_pool(bad, good)
+        backend = QueueingBackend(pool, max_waiting=1, max_wait=1)
+        assert [await run(backend) for _ in range(10)] == [None] * 10
+        assert (bad.asked, pool.servers[0].failovers) == (1, 1)
+        # It still is one of two: what the other has no place for goes to it.
+        async with pool.place(LINE, set()) as first, pool.place(LINE, set()) as second:
+            assert [first, second] == [pool.servers[1], pool.servers[0]]
+        pool.servers[0].avoided_until = time.monotonic()
+        assert [await run(backend) for _ in range(2)] == [None] * 2
+        assert bad.asked == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_server_is_not_avoided_for_longer_than_half_a_minute_whatever_it_asks_for() -> None:
+    async def scenario() -> None:
+        busy = BackendError("full", ErrorCode.SERVER_BUSY, retry_after=3600)
+        pool = make_pool(Server("http://a", busy), Server("http://b"))
+        assert await run(QueueingBackend(pool, max_waiting=1, max_wait=1)) is None
+        assert 20 < pool.servers[0].avoided_until - time.monotonic() <= 30
+
+    asyncio.run(scenario())
+
+
+def test_a_server_whose_models_have_no_proper_names_does_not_spoil_the_list_of_the_others() -> None:
+    async def scenario() -> None:
+        odd, good = Server("http://a"), Server("http://b")
+        odd.models = [{"name": ["m"]}, {"model": "m"}, {"name": "n"}]
+        pool = make_pool(odd, good)
+        assert [model["name"] for model in await pool.list_models()] == ["n", LINE]
+        assert await pool.line_of("made up") == OTHER_LINE
+
+    asyncio.run(scenario())
+
+
+def test_what_a_server_said_of_a_generation_that_goes_on_to_another_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "wsclient")
+
+    async def scenario() -> None:
+        echoing = Server("http://a", BackendError("cannot tokenize: my secret prompt"))
+        assert await run(QueueingBackend(make_pool(echoing, Server("http://b")), max_waiting=1, max_wait=1)) is None
+
+    asyncio.run(scenario())
+    assert "the model server at http://a failed a generation, which goes on to another: server_error" in caplog.messages
+    assert "secret" not in caplog.text
+
+
+def test_a_list_that_was_asked_for_before_a_connection_was_refused_does_not_take_the_server_back() -> None:
+    async def scenario() -> None:
+        pool = make_pool(Server("http://a"), Server("http://b"))
+        a = pool.servers[0]
+        asking = asyncio.create_task(pool._check(a, 1.0))
+        await asyncio.sleep(0)
+        pool.judge(a, LINE, {a}, UnreachableError("refused"), is_begun=False)
+        await asking
+        assert (a.watch.models, a.is_up) == ([{"name": LINE}], False)
+
+    asyncio.run(scenario())

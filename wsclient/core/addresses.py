@@ -59,7 +59,7 @@ class Addresses:
     def next(self) -> Target:
         """Return what to dial now: the next of the round under way, or the first of a new one."""
         if not self._pending:
-            self._failures.clear()
+            self.end_round()
             first = self._urls.index(self._reached.url) + 1 if self._reached is not None else 0
             self._pending.extend(Target(url) for url in self._urls[first:] + self._urls[:first])
         self.current = self._pending.popleft()
@@ -103,6 +103,8 @@ class Addresses:
     def end_round(self) -> None:
         """Give the present round up: the next dial begins a new one."""
         self._pending.clear()
+        # Not for later: they keep the frames that they were raised in.
+        self._failures.clear()
 
     def start_over(self) -> None:
         """Forget where the last login went through: the next round begins with the first address."""
@@ -113,7 +115,7 @@ class Addresses:
         """Return the error of a whole round: the only one, or one that names each address."""
         errors = [error for _, error in self._failures]
         if len({error.message for error in errors}) == 1:
-            return errors[-1]
+            return max(reversed(errors), key=lambda error: (may_reconnect(error), error.retry_after or 0.0))
         kinds = {type(error) for error in errors}
         kind = kinds.pop() if len(kinds) == 1 else ConnectionFailedError
         told = "; ".join(

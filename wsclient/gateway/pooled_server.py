@@ -29,6 +29,7 @@ class PooledServer:
         is_up: whether generations are sent to it.
         running: how many it works at, by line.
         turn: when it was chosen last, in the order of all choices.
+        avoided_until: monotonic time until which others come first, because it failed a generation at once.
         failovers: how many generations went on to another server after it had failed them.
         doubt: set to have it looked at soon.
     """
@@ -40,6 +41,7 @@ class PooledServer:
         self.is_up = True
         self.running: Counter[str] = Counter()
         self.turn = 0
+        self.avoided_until = float("-inf")
         self.failovers = 0
         self.doubt = asyncio.Event()
         self._listed: list[dict[str, Any]] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,6 +36,8 @@ _CHECK_EVERY, _PROBE_EVERY = 10.0, 2.0
 _LIST_AGE, _UNKNOWN_AGE = 60.0, 5.0
 # When nobody is left a server is asked whatever it said before this many seconds.
 _LAST_RESORT_AGE = 1.0
+# A server that fails at once is always the least busy one: for so long, or as long as it said, others come first.
+_AVOID_FOR, _MOST_AVOIDED = 5.0, 30.0
 
 # What another server may do better. Not its silence: the client has waited long enough by then.
 _FAILURES = frozenset(
@@ -151,10 +154,12 @@ class ServerPool:
         return not any(queue_name(model) in server.lines for server in self.servers)
 
     def _merged(self) -> list[dict[str, Any]]:
-        models: dict[Any, dict[str, Any]] = {}
+        models: dict[str, dict[str, Any]] = {}
         for server in self._up():
             for model in server.watch.models:
-                models.setdefault(model.get("name"), model)
+                # Strangers' JSON: a name may be anything, or missing.
+                if isinstance(name := model.get("name"), str):
+                    models.setdefault(name, model)
         return list(models.values())
 
     # --- places -------------------------------------------------------------------------------------------------------
@@ -167,6 +172,8 @@ class ServerPool:
     @asynccontextmanager
     async def place(self, line: str, tried: set[PooledServer]) -> AsyncIterator[PooledServer]:
         """Have a place at the least busy server that has the model; among equals they take turns.
+
+        One that failed a generation a moment ago has its turn when no other has a place.
 
         Args:
             line: of a generation whose turn it is.
@@ -208,10 +215,13 @@ class ServerPool:
             server.doubt.set()
         if is_begun or isinstance(error, SilentError):
             return error
+        if error.code is not ErrorCode.MODEL_NOT_FOUND:
+            server.avoided_until = time.monotonic() + min(error.retry_after or _AVOID_FOR, _MOST_AVOIDED)
         if not self._usable(line, tried):
             return error if self._usable(line) else self._nobody(line)
         server.failovers += 1
-        _log.info("the model server at %s failed a generation, which goes on to another: %s", server.url, error.message)
+        # Only what kind it is: a model server's words may be the prompt's.
+        _log.info("the model server at %s failed a generation, which goes on to another: %s", server.url, error.code)
         return None
 
     def _up(self) -> list[PooledServer]:
@@ -226,7 +236,8 @@ class ServerPool:
 
     def _choose(self, line: str, tried: set[PooledServer]) -> PooledServer | None:
         free = [server for server in self._usable(line, tried) if server.running[line] < self._max_running]
-        server = min(free, key=lambda server: (server.total_running, server.turn), default=None)
+        now = time.monotonic()
+        server = min(free, key=lambda one: (one.avoided_until > now, one.total_running, one.turn), default=None)
         if server is not None:
             self._turn += 1
             server.turn = self._turn
@@ -283,9 +294,10 @@ class ServerPool:
 
     async def _check(self, server: PooledServer, max_age: float) -> None:
         """Ask a server for its models, three seconds at most, unless it was asked so many seconds ago."""
-        lines = server.lines
+        lines, was_up = server.lines, server.is_up
         is_up = await server.watch.is_answering(max_age)
-        if self.is_several:
+        # Unless a generation could not connect meanwhile: that is newer than the answer, and the next look decides.
+        if self.is_several and not (is_up and was_up and not server.is_up):
             self._note_health(server, is_up=is_up, why=server.watch.failure)
             if server.lines != lines:
                 self._changed()
