@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from wsclient.cli.program import program
 from wsclient.gateway.registry import ClientRegistry
 from wsclient.gateway.settings import GatewaySettings
 from wsclient.gateway.thread import GatewayThread
@@ -19,6 +20,7 @@ from ..support.asking import TOKEN
 from ..support.client_files import new_pem
 from ..support.fake_ollama import FakeOllama
 from ..support.gateway_peers import Peer
+from ..support.redis_server import RedisServer
 from .golden import Transcript
 from .test_rotate_command import make_client
 
@@ -101,6 +103,16 @@ def test_transcript_of_rotate_key(transcript: Transcript, alice: str) -> None:
     transcript.check("rotate-key")
 
 
+def test_transcript_of_store_copy(transcript: Transcript, registry: ClientRegistry, redis_server: RedisServer) -> None:
+    for name in ("alice", "bob"):
+        registry.register(name, new_pem())
+    copy = ("store", "copy", "data/authorized_clients.json", redis_server.url)
+    transcript.run(*copy)
+    transcript.run(*copy)
+    transcript.run("list-clients", f"--store={redis_server.url}")
+    transcript.check("store-copy")
+
+
 @pytest.mark.slow
 def test_transcript_of_rotate_key_online(
     transcript: Transcript, alice: str, administered: GatewayThread, registry: ClientRegistry, folder: Path
@@ -147,3 +159,9 @@ def test_no_transcript_is_kept_that_nobody_compares() -> None:
     names = {path.name.split(".")[0] for path in (Path(__file__).with_name("transcripts")).iterdir()}
     sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert [name for name in sorted(names) if f'check("{name}")' not in sources] == []
+
+
+@pytest.mark.parametrize("name", sorted({*program.commands, "store-copy"} - {"store"}))
+def test_each_command_has_its_transcripts(name: str) -> None:
+    kept = {path.name for path in Path(__file__).with_name("transcripts").iterdir()}
+    assert {f"{name}.{place}.txt" for place in ("80", "120", "pipe")} <= kept
