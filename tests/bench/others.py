@@ -14,8 +14,6 @@ from typing import Any
 
 import attrs
 
-from wsclient.core.frames import TEXT, FrameParser, encode_frame
-
 from .timing import BIG, MIB, Figures, Job, busy_thread, delays, fastest, round_trips, timed
 
 __all__ = [
@@ -196,6 +194,9 @@ def websockets_models(job: Job) -> Figures:
 
 def bare_models(job: Job) -> Figures:
     """What a reader thread costs at the least: it hands each parsed message to the caller by a lock, and no more."""
+    # Here: what imports wsclient before the variants block orjson would have all of them decode with it.
+    from wsclient.core.frames import TEXT, FrameParser, encode_frame
+
     ws = _naive_socket(job)
     sock, parser = ws.sock, FrameParser(masked=False, max_message_size=MIB)
     answers: list[Any] = []

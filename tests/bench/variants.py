@@ -87,6 +87,8 @@ def _blocking_orjson(run: Callable[[Job], Figures]) -> Callable[[Job], Figures]:
     def without(job: Job) -> Figures:
         # The decoder is chosen when wsclient is imported.
         sys.modules["orjson"] = None  # type: ignore[assignment]
+        if "wsclient" in sys.modules:
+            raise RuntimeError("wsclient was imported before orjson could be blocked: it decodes with that")
         return run(job)
 
     return without
