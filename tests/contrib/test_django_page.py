@@ -23,7 +23,17 @@ from ..support.browser import MISSING
 from ..support.waiting import wait_until
 from ..support.web_servers import Served, serving
 from .test_django_servers import UVICORN
-from .test_flask_page import ANSWER, HAIKU, Model, Page, chromium, gateway, model, page
+from .test_flask_page import (
+    ANSWER,
+    HAIKU,
+    Model,
+    Page,
+    chromium,
+    gateway,
+    model,
+    page,
+    wait_until_away,
+)
 
 __all__ = ["chromium", "gateway", "model", "page"]
 
@@ -81,9 +91,10 @@ def test_a_page_that_is_left_stops_its_generation(page: Page, gateway: Gateway) 
     wait_until(lambda: gateway.requests[-1].outcome == "stopped")
 
 
-def test_a_gateway_that_is_down_is_said_and_comes_back(page: Page, gateway: Gateway) -> None:
+def test_a_gateway_that_is_down_is_said_and_comes_back(page: Page, gateway: Gateway, served: Served) -> None:
     page.tab.wait_for("#state", "Ready")
     gateway.stop()
+    wait_until_away(served)
     page.ask("Hello?")
     page.tab.wait_for(f"{ANSWER} .trouble", "The gateway cannot be reached")
     page.tab.wait_for("#state", "The gateway cannot be reached")

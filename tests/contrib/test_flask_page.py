@@ -201,11 +201,16 @@ def test_enter_sends_shift_and_enter_does_not_and_nothing_is_never_sent(page: Pa
     assert page.tab.text(".mine") == "<i>one</i>\ntwo"
 
 
+def wait_until_away(served: Served) -> None:
+    """Wait until the server of the page knows that the gateway is down; what it sends before is lost."""
+    wait_until(lambda: served.get("/models").get("error", {}).get("code") == "connection_failed")
+
+
 def test_a_gateway_that_is_down_is_said_and_comes_back_by_itself(page: Page, gateway: Gateway, served: Served) -> None:
     page.tab.wait_for("#state", "Ready")
     gateway.stop()
-    # Until the server of the page knows, what it sends is lost, which is said differently.
-    wait_until(lambda: served.get("/models").get("error", {}).get("code") == "connection_failed")
+    # Else it is said differently.
+    wait_until_away(served)
     page.ask("Hello?")
     page.tab.wait_for(f"{ANSWER} .trouble", "The gateway cannot be reached")
     page.tab.wait_for("#state", "The gateway cannot be reached")

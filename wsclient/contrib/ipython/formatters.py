@@ -114,4 +114,5 @@ def _show_running(generation: Generation) -> None:
 
 def _show_once(result: GenerationResult) -> None:
     if not was_just_shown(result):
+        # As above: how IPython's formatters are told that this one has nothing to show.
         raise NotImplementedError
