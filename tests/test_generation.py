@@ -154,6 +154,27 @@ def test_read_and_a_loop_share_the_tokens(source: Source) -> None:
     assert generation.read() == "falls on leaves"
 
 
+def test_what_read_had_taken_when_ctrl_c_came_is_there_for_the_next_reader(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.push("a", "b")
+    generation = source.generation()
+    batches = iter([source.feed.next_batch(timeout=0)])
+
+    def interrupted(timeout: float | None = None) -> list[str] | None:
+        try:
+            return next(batches)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(source.feed, "next_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generation.read()
+    monkeypatch.undo()
+    assert source.abandoned == ["gen_1"]
+    assert generation.read(0) == "ab"
+
+
 def test_read_refuses_a_negative_timeout(source: Source) -> None:
     with pytest.raises(ValueError, match="timeout is -1"):
         source.generation().read(-1)
